@@ -1,0 +1,31 @@
+"""Costs that follow from shapes: parameters, multiply-accumulates, bytes. PyTorch's own counter does the sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from neuroprune.base.nouns import Cost
+from neuroprune.graph.interpret import as_call, evaluation
+
+
+def cost(model: nn.Module, example_inputs: Any) -> Cost:
+    """Parameters, MACs per example (FLOPs of ``FlopCounterMode`` / 2) and fp32 bytes of the parameters.
+
+    The first dimension of the first input tensor is the batch. Nothing is computed: fake tensors only.
+    """
+    args, kwargs = as_call(example_inputs)
+    batch = next((x.shape[0] for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()), 1)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        args, kwargs = tree_map(
+            lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, (args, kwargs)
+        )
+        with evaluation(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*args, **kwargs)
+    params = sum(p.numel() for p in model.parameters())
+    return Cost(params, counter.get_total_flops() // (2 * batch), 4 * params)

@@ -1,0 +1,17 @@
+"""Operator rules, one file per family; importing this package fills the table."""
+
+from neuroprune.graph.rules import contraction, creation, elementwise, movement, normalisation, pooling
+from neuroprune.graph.rules._base import RULES, OpCall, Rule, rule
+
+__all__ = [
+    "RULES",
+    "OpCall",
+    "Rule",
+    "contraction",
+    "creation",
+    "elementwise",
+    "movement",
+    "normalisation",
+    "pooling",
+    "rule",
+]

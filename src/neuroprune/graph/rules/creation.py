@@ -1,0 +1,13 @@
+"""Operators that look at a tensor only for its type or device: the new tensor owes it nothing."""
+
+from __future__ import annotations
+
+from neuroprune.graph.labels import Factors
+from neuroprune.graph.rules._base import OpCall, rule
+
+
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+def creation(op: OpCall) -> list[Factors]:
+    for value in op.args:
+        op.keep(*op.factors(value))
+    return [() for _ in op.outputs]

@@ -1,0 +1,25 @@
+"""Elementwise operators: labels of operands that meet are tied.
+
+Which operators are elementwise is not our list: PyTorch tags them (``torch.Tag.pointwise``); the few names
+below act elementwise without bearing the tag.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from neuroprune.graph.labels import Factors
+from neuroprune.graph.rules._base import OpCall, rule
+
+
+@rule(
+    "clone", "copy_", "copy", "_to_copy", "hardswish", "hardswish_", "dropout", "native_dropout",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli",
+    "contiguous", "detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "fill_", "zero_",
+    "_prelu_kernel_", "rrelu_with_noise", "log_sigmoid_forward", "masked_fill", "masked_fill_",
+)  # fmt: skip
+def elementwise(op: OpCall) -> list[Factors]:
+    ndim = op.outputs[0].dim()
+    tensors = [value for value in op.args.values() if isinstance(value, Tensor)]
+    met = op.meet([(op.factors_of(t), t.shape) for t in tensors], ndim)
+    return [met if tuple(out.shape) == tuple(op.outputs[0].shape) else () for out in op.outputs]

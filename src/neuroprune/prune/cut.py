@@ -1,0 +1,108 @@
+"""``prune``: trace, score, allocate, prove, cut. What cannot be proven stays whole and is reported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from neuroprune.base.errors import CutRefused, UserError
+from neuroprune.graph.trace import Trace, trace
+from neuroprune.graph.units import Refusal
+from neuroprune.prune.allocate import Scope, allocate, build_plan
+from neuroprune.prune.plan import GroupDecision, Plan
+from neuroprune.prune.score import score
+from neuroprune.prune.statistics import Statistics
+from neuroprune.prune.surgery import apply
+from neuroprune.prune.verify import TOLERANCE, Verification, verify
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions that stayed whole, and why."""
+
+    model: nn.Module
+    plan: Plan
+    verification: Verification
+    refused: tuple[Refusal, ...]
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    ratio: float = 0.5,
+    *,
+    criterion: str = "l2",
+    scope: Scope = "local",
+    round_to: int = 1,
+    keep: Sequence[str] = (),
+    statistics: Statistics | None = None,
+    inplace: bool = False,
+    on_refuse: Literal["report", "raise"] = "report",
+    seed: int = 0,
+) -> PruneResult:
+    """Physically remove about ``ratio`` of the channels of ``model``; no hints about its structure needed.
+
+    >>> result = prune(model, torch.randn(1, 3, 32, 32), ratio=0.5)
+
+    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments. Returned only when the
+    result equals the masked dense network (float64, relative error <= 1e-9). Groups for which that cannot be
+    shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead. Raises
+    UserError for unknown names, bad ratios or inputs that do not fit the model.
+    """
+    if on_refuse not in ("report", "raise"):
+        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    found = trace(model, example_inputs)
+    scores = score(model, found, criterion, statistics, seed=seed)
+    plan = allocate(
+        model, found, scores, ratio, scope=scope, round_to=round_to, keep=keep, criterion=criterion,
+        constraint=f"ratio={ratio:g}",
+    )  # fmt: skip
+    plan, verification, refused = prove(model, found, plan, example_inputs)
+    if refused and on_refuse == "raise":
+        raise CutRefused(refused[0].reason, where=refused[0].parameter)
+    cut = apply(plan, model if inplace else copy.deepcopy(model))
+    return PruneResult(cut, plan, verification, found.refused + refused)
+
+
+def prove(
+    model: nn.Module, found: Trace, plan: Plan, example_inputs: Any
+) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
+    """The part of ``plan`` that is exact: groups that fail alone are left whole and reported.
+
+    Raises CutRefused when no exact part can be isolated. ``model`` is not touched.
+    """
+    verification = verify(model, plan, example_inputs)
+    if verification.exact:
+        return plan, verification, ()
+    decisions, refused = [], []
+    for decision in plan.decisions:
+        alone = verify(model, build_plan(model, found, [decision]), example_inputs)
+        if alone.exact:
+            decisions.append(decision)
+        else:
+            decisions.append(_whole(decision, alone.problem))
+            refused.append(_refusal(found, decision, alone.problem))
+    smaller = build_plan(model, found, decisions)
+    verification = verify(model, smaller, example_inputs)
+    if not verification.exact:
+        raise CutRefused(
+            f"the cut could not be proven equal to the masked dense model: {verification.problem}",
+            where=type(model).__name__,
+            value=f"relative error {verification.max_relative_error:.2e}, allowed {TOLERANCE:g}",
+            mend="name the parts to leave whole with keep=[...]; the model was not changed",
+        )
+    return smaller, verification, tuple(refused)
+
+
+def _whole(decision: GroupDecision, problem: str) -> GroupDecision:
+    everything = tuple(sorted(decision.kept + decision.removed))
+    return replace(decision, kept=everything, removed=(), reason=f"not proven exact: {problem}")
+
+
+def _refusal(found: Trace, decision: GroupDecision, problem: str) -> Refusal:
+    first = found.group(decision.group).slices[0]
+    return Refusal(first.tensor, first.dim, "verify", first.tensor.rpartition(".")[0], "", problem)

@@ -1,0 +1,119 @@
+"""The plan: what is removed from which tensor, as plain data. Search proposes it, surgery applies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.files import read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """An integer that a module keeps about its own size, before and after the cut."""
+
+    module: str
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class GroupDecision:
+    """Why the units of one group went or stayed.
+
+    ``scores[i]`` belongs to unit i; units with a score below ``threshold`` went. ``constraint`` names what
+    bound the choice (a ratio, a budget), ``reason`` says it in words.
+    """
+
+    group: str
+    criterion: str
+    kept: tuple[int, ...]
+    removed: tuple[int, ...]
+    scores: tuple[float, ...]
+    threshold: float
+    reason: str
+    constraint: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``removed[tensor name][dim]`` = indices that go, ascending; tensors are named as in ``state_dict``."""
+
+    fingerprint: str
+    removed: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
+    attributes: tuple[AttributeEdit, ...] = ()
+    decisions: tuple[GroupDecision, ...] = ()
+
+    @classmethod
+    def identity(cls, model: nn.Module) -> Plan:
+        """The plan that removes nothing."""
+        return cls(fingerprint(model))
+
+    def kept_fraction(self) -> dict[str, float]:
+        """Share of the units that stay, per group."""
+        return {d.group: len(d.kept) / (len(d.kept) + len(d.removed)) for d in self.decisions}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "fingerprint": self.fingerprint,
+            "removed": {
+                name: {str(dim): list(indices) for dim, indices in dims.items()}
+                for name, dims in self.removed.items()
+            },
+            "attributes": [vars(edit).copy() for edit in self.attributes],
+            "decisions": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in vars(d).items()}
+                for d in self.decisions
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, *, where: str = "plan") -> Plan:
+        """Raises UserError when the document is no plan or comes from a newer version."""
+        if not isinstance(data, dict) or "schema" not in data:
+            raise UserError("this is not a neuroprune plan (no key 'schema')", where=where)
+        if data["schema"] != SCHEMA:
+            raise UserError(
+                f"the plan has schema {data['schema']}, this version reads {SCHEMA}",
+                where=where,
+                mend="install the version of neuroprune that wrote it",
+            )
+        try:
+            removed = {
+                str(name): {int(dim): tuple(int(i) for i in indices) for dim, indices in dims.items()}
+                for name, dims in data["removed"].items()
+            }
+            decisions = tuple(_decision(d) for d in data["decisions"])
+            attributes = tuple(AttributeEdit(**edit) for edit in data["attributes"])
+            return cls(str(data["fingerprint"]), removed, attributes, decisions)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"the plan is damaged: {error!r}", where=where) from error
+
+    def save(self, path: Path | str) -> None:
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Plan:
+        return cls.from_json(read_json(Path(path)), where=str(path))
+
+
+def _decision(data: dict[str, Any]) -> GroupDecision:
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    return GroupDecision(**fields)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names and shapes of all parameters and buffers: which architecture, not which weights."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
