@@ -1,0 +1,125 @@
+"""The state of a training run on disk: whole or absent, and without pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.files import load_tensors, read_json, save_tensors, sha256, write_json
+from neuroprune.recover.config import EpochRecord, FitConfig
+from neuroprune.tasks.task import Task, tensor_bytes
+
+_INDEX = "checkpoint.json"
+_SCHEMA = 1
+
+
+def run_identity(model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None) -> dict[str, str]:
+    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher."""
+    layout = {name: [str(t.dtype), list(t.shape)] for name, t in named_tensors(model).items()}
+    return {
+        "settings": _digest(json.dumps(config.to_json(), sort_keys=True).encode()),
+        "data": task.digest(),
+        "architecture": _digest(json.dumps(layout, sort_keys=True).encode()),
+        "teacher": "" if teacher is None else _digest(*map(tensor_bytes, named_tensors(teacher).values())),
+    }
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, also the buffers that a state dict leaves out."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+class Checkpoint:
+    """A folder that holds the last finished epoch.
+
+    The tensors get a file of their own name first; the index, replaced by one rename, then points to it;
+    only then does the older file go. So a kill at any moment leaves one whole checkpoint.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        self.folder, self.identity = folder, dict(identity)
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, records: list[EpochRecord]) -> None:
+        """Raises UserError when the folder cannot be written; the older checkpoint is whole then."""
+        file = self.folder / f"epoch-{records[-1].epoch:05d}.safetensors"
+        save_tensors(file, _pack(model, optimizer))
+        index = {
+            "schema": _SCHEMA,
+            "identity": self.identity,
+            "records": [record.to_json() for record in records],
+            "tensors": file.name,
+            "sha256": sha256(file),
+        }
+        write_json(self.folder / _INDEX, index)
+        for old in [*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".*.tmp")]:
+            if old != file:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+        """Put the saved state into model and optimizer, in place; the finished epochs ([] for none yet).
+
+        Raises UserError when the checkpoint is of another run or damaged.
+        """
+        if not (self.folder / _INDEX).is_file():
+            return []
+        index = read_json(self.folder / _INDEX)
+        self._check_identity(index)
+        file = self.folder / str(index["tensors"])
+        if not file.is_file() or sha256(file) != index["sha256"]:
+            raise UserError(
+                f"the checkpoint file {file.name} is missing or damaged",
+                where=str(self.folder),
+                mend="delete this folder to train from the start",
+            )
+        _unpack(load_tensors(file), model, optimizer)
+        return [EpochRecord(**record) for record in index["records"]]
+
+    def _check_identity(self, index: Any) -> None:
+        found = dict(index["identity"]) if isinstance(index, dict) and index.get("schema") == _SCHEMA else {}
+        if found == self.identity:
+            return
+        changed = [key for key, value in self.identity.items() if found and found.get(key) != value]
+        raise UserError(
+            "the checkpoint is of another training run",
+            where=str(self.folder),
+            value=f"changed: {', '.join(changed) or 'format'}",
+            mend="choose another folder, or delete this one to train from the start",
+        )
+
+
+def _pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def _unpack(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for name, tensor in named_tensors(model).items():
+            tensor.copy_(tensors[f"model/{name}"])
+    parameters = dict(model.named_parameters())
+    for full, tensor in tensors.items():
+        kind, _, rest = full.partition("/")
+        if kind == "optimizer":
+            name, _, key = rest.rpartition("/")
+            # a clone: tensors out of a file need not be aligned, and kernels may round otherwise then
+            optimizer.state[parameters[name]][key] = tensor.clone()

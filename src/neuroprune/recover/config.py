@@ -1,0 +1,120 @@
+"""What a training run is told, and what it tells about each epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.registry import nearest
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "step", "constant", "onecycle"]
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Learn from a teacher's outputs: ``(1 - alpha) * loss + alpha * distance to the teacher``.
+
+    Classifiers: ``temperature ** 2`` times the Kullback-Leibler divergence of the softened scores (Hinton,
+    Vinyals, Dean 2015, arXiv:1503.02531). Anything else: the mean squared error of the outputs.
+    """
+
+    temperature: float = 4.0
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError("the temperature of distillation must be positive", value=self.temperature)
+        if not 0 <= self.alpha <= 1:
+            raise UserError("alpha of distillation must lie in 0..1", value=self.alpha)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """One training run. ``lr`` is the peak; weight decay spares norms and biases; ``clip_norm`` None: no clip."""
+
+    epochs: int
+    lr: float = 0.05
+    optimizer: Optimizer = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.5
+    clip_norm: float | None = 5.0
+    label_smoothing: float = 0.0
+    seed: int = 0
+    distill: Distill | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.optimizer, get_args(Optimizer))
+        _one_of("schedule", self.schedule, get_args(Schedule))
+        for name, low, high in (
+            ("epochs", 0, math.inf),
+            ("momentum", 0, 1),
+            ("weight_decay", 0, math.inf),
+            ("warmup_epochs", 0, math.inf),
+            ("label_smoothing", 0, 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} must be {_range(low, high)}", value=getattr(self, name))
+        if not 0 < self.lr < math.inf:
+            raise UserError("lr must be positive", value=self.lr)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError("clip_norm must be positive, or null for no clipping", value=self.clip_norm)
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """The rate at ``step`` (0 is the first): a formula, so that a resumed run needs no scheduler state."""
+        total = max(self.epochs * steps_per_epoch, 1)
+        if self.schedule == "onecycle":
+            return self.lr * _onecycle(min(step / total, 1.0))
+        warm = min(self.warmup_epochs * steps_per_epoch, total / 2)
+        if step < warm:
+            return self.lr * (step + 1) / (warm + 1)
+        done = min((step - warm) / max(total - warm, 1), 1.0)
+        if self.schedule == "cosine":  # Loshchilov, Hutter 2017, arXiv:1608.03983, without restarts
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "step":  # He et al. 2015, section 4.2: a tenth at 50 % and again at 75 %
+            return self.lr * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
+        return self.lr
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _onecycle(done: float, rise: float = 0.3, start: float = 1 / 25) -> float:
+    """Smith, Topin 2018, arXiv:1708.07120, with the cosine flanks and the shares of torch's OneCycleLR."""
+    if done < rise:
+        return start + (1 - start) * (1 - math.cos(math.pi * done / rise)) / 2
+    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
+
+
+def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        guess = nearest(str(value), valid)
+        hint = f"did you mean {guess!r}? " if guess else ""
+        raise UserError(f"unknown {name} {value!r}", mend=f"{hint}valid names: {', '.join(valid)}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"in {low:g}..{high:g}" if high < math.inf else f"{low:g} or more"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: mean losses per example, the task's metric, seconds of wall time (training and validation).
+
+    ``train_metric`` is counted during training (augmented data, weights on the move); None where the task
+    brings an ``evaluate`` of its own.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_metric: float
+    train_metric: float | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

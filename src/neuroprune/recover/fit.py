@@ -1,0 +1,185 @@
+"""One training loop for training, retraining under masks, fine-tuning and distillation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.recover.checkpoint import Checkpoint, run_identity
+from neuroprune.recover.config import Distill, EpochRecord, FitConfig
+from neuroprune.recover.objective import Objective
+from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
+from neuroprune.tasks.task import Accuracy, Batch, Task, evaluating
+
+__all__ = ["Distill", "EpochRecord", "FitConfig", "fit"]
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    config: FitConfig,
+    *,
+    teacher: nn.Module | None = None,
+    after_step: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    title: str = "training",
+) -> list[EpochRecord]:
+    """Train ``model`` in place on ``task.train``; one record per epoch, judged on ``task.val``.
+
+    >>> records = fit(model, task, FitConfig(epochs=8, lr=0.1))                           # doctest: +SKIP
+
+    ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none.
+    ``after_step`` runs after each optimizer step; masks apply themselves again there. ``checkpoint`` is a
+    folder: the state after each epoch replaces the last one there, and a run that finds its own
+    checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
+    generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
+    the same number of threads. ``progress`` is started and advanced per batch, not finished.
+
+    Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
+    or labels that are lacking, and for a checkpoint folder of another run.
+    """
+    run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
+    store = None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher))
+    with _training(model, teacher):
+        records = [] if store is None else store.restore(model, run.optimizer)
+        run.progress.start(title, (config.epochs - len(records)) * run.steps)
+        for epoch in range(len(records) + 1, config.epochs + 1):
+            records.append(run.epoch(epoch))
+            if store is not None:
+                store.save(model, run.optimizer, records)
+    return records
+
+
+@contextlib.contextmanager
+def _training(model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
+    """Modes of all modules and the global random generators are the caller's again afterwards."""
+    networks = [model] if teacher is None else [model, teacher]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    generators = RandomState()
+    try:
+        if teacher is not None:
+            teacher.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        generators.restore()
+
+
+class _Run:
+    """The moving parts of one ``fit``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        config: FitConfig,
+        teacher: nn.Module | None,
+        after_step: Callable[[], None] | None,
+        progress: Progress,
+    ) -> None:
+        self.model, self.task, self.config = model, task, config
+        self.after_step, self.progress = after_step, progress
+        self.objective = Objective(task, config, teacher)
+        self.optimizer = make_optimizer(model, config)
+        self.steps = len(task.train)
+        self.note = ""
+
+    def epoch(self, epoch: int) -> EpochRecord:
+        began = time.perf_counter()
+        RandomState.seed(derive_seed(self.config.seed, epoch, "fit"))  # dropout, and what the user's code draws
+        train_loss, train_metric = self._train(epoch)
+        val_loss, val_metric = self._validate(epoch)
+        self.note = f"loss {val_loss:.4g}, {self.task.metric} {val_metric:.2f} {self.task.metric_unit}".rstrip()
+        return EpochRecord(epoch, train_loss, val_loss, val_metric, train_metric, time.perf_counter() - began)
+
+    def _train(self, epoch: int) -> tuple[float, float | None]:
+        counts = isinstance(self.task.evaluate, Accuracy) and self.task.has_labels
+        total = examples = right = judged = 0.0
+        self.model.train()
+        # rounds of short runs with seeds of their own must not see the same order each time
+        batches = self.task.train.epoch(self.config.seed * 100_000 + epoch)
+        for index, batch in enumerate(batches):
+            rate = self.config.learning_rate((epoch - 1) * self.steps + index, self.steps)
+            loss, output = self._step(batch, rate, f"epoch {epoch}, batch {index}, lr {rate:.3g}")
+            size = batch_length(batch)
+            total, examples = total + loss * size, examples + size
+            if counts:
+                hits, count = Accuracy.hits(batch, output)
+                right, judged = right + hits, judged + count
+            self.progress.advance(f"epoch {epoch}/{self.config.epochs}  {self.note or f'loss {loss:.4g}'}")
+        return total / max(examples, 1), (100.0 * right / max(judged, 1) if counts else None)
+
+    def _step(self, batch: Batch, rate: float, where: str) -> tuple[float, object]:
+        """One optimizer step; the loss and the (detached by use) output before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self.task.forward(self.model, batch)
+        loss = self.objective(batch, output)
+        value = float(loss.detach())
+        _check_finite(value, where)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step()
+        return value, output
+
+    def _validate(self, epoch: int) -> tuple[float, float]:
+        """Loss and metric on the validation data, in one pass where the metric is plain accuracy."""
+        counts = isinstance(self.task.evaluate, Accuracy)
+        total = examples = right = judged = 0.0
+        with evaluating(self.model):
+            for batch in self.task.val.epoch(None):
+                output = self.task.forward(self.model, batch)
+                size = batch_length(batch)
+                total += float(self.objective.plain(batch, output)) * size
+                examples += size
+                if counts:
+                    hits, count = Accuracy.hits(batch, output)
+                    right, judged = right + hits, judged + count
+        loss = total / max(examples, 1)
+        _check_finite(loss, f"validation after epoch {epoch}")
+        metric = 100.0 * right / max(judged, 1) if counts else self.task.evaluate(self.model, self.task.val)
+        return loss, metric
+
+
+def _check_finite(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            "training diverged: the loss is not finite",
+            where=where,
+            value=loss,
+            mend="lower lr, warm up longer or set clip_norm; check that the inputs are normalised",
+        )
+
+
+def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; weight decay on matrices and kernels only.
+
+    Raises UserError when the model has nothing to train.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError(
+            f"{type(model).__name__} has no trainable parameters", mend="set requires_grad on some of them"
+        )
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    nesterov = config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)

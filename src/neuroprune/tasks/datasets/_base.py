@@ -1,0 +1,26 @@
+"""What every data set loader is given, and the registry that they are filed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from neuroprune.base.registry import Registry
+from neuroprune.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """``resize``: side of the square images, None keeps their size; ``limit``: at most so many examples of
+    each half (train, test) of the source, stratified by class."""
+
+    seed: int = 0
+    batch_size: int = 64
+    resize: int | None = None
+    limit: int | None = None
+
+
+#: a loader takes the part of the spec after the colon ("" where there is none)
+Loader = Callable[[str, DataOptions], Task]
+
+DATASETS: Registry[Loader] = Registry("data set")

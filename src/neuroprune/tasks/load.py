@@ -1,0 +1,39 @@
+"""A Task from one line of text, as it is written on the command line and in recipes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from neuroprune.tasks.datasets import DATASETS, DataOptions
+from neuroprune.tasks.task import Task
+
+
+def load_task(
+    spec: str, *, seed: int = 0, batch_size: int = 64, resize: int | None = None, limit: int | None = None
+) -> Task:
+    """The data that ``spec`` names.
+
+    >>> load_task("digits", resize=16)                                                    # doctest: +SKIP
+
+    ``digits``, ``mnist:FILE.npz``, ``cifar10:DIR_OR_FILE``, ``folder:DIR`` (a folder per class),
+    ``npz:FILE``, ``package.module:callable`` or ``path/file.py:callable`` (returns a Task or the keyword
+    arguments of ``make_task``). ``resize``: side of square images; ``limit``: at most so many examples of
+    each half of the source, stratified. Raises UserError for an unknown name (the nearest is offered),
+    missing or empty files, and whatever the loader finds wrong.
+    """
+    options = DataOptions(seed=seed, batch_size=batch_size, resize=resize, limit=limit)
+    head, _, rest = spec.partition(":")
+    if head not in DATASETS.names() and rest and _is_code(head):
+        return DATASETS.get("callable")(spec, options)
+    return DATASETS.get(head)(rest, options)
+
+
+def _is_code(head: str) -> bool:
+    """A Python file, or a module that can be found: not a misspelt data set."""
+    if head.endswith(".py") or "." in head or "/" in head or Path(f"{head}.py").is_file():
+        return True
+    try:
+        return importlib.util.find_spec(head) is not None
+    except (ImportError, ValueError):
+        return False

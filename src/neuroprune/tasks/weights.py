@@ -1,0 +1,136 @@
+"""Weights from a file onto a model, without ever unpickling an object."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.files import load_tensors
+
+#: where training scripts put the state dict inside a checkpoint
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
+#: what DataParallel and torch.compile put before every name
+_PREFIXES = ("module.", "_orig_mod.")
+_CONVERT = (
+    "in the program that made it: torch.save(model.state_dict(), 'weights.pt'), "
+    "or safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+)
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Load a ``.safetensors`` file or a torch state dict into ``model``, all of it or nothing.
+
+    A state dict may be wrapped (``{"state_dict": ...}``) and its names may start with ``module.``.
+    Raises UserError when the file is absent or unreadable, holds pickled objects (they are never
+    loaded: unpickling runs code), holds NaN, or fits another architecture (first five differences).
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    own = model.state_dict()
+    _check_fits(own, state, path, type(model).__name__)
+    _check_finite(state, path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in state and isinstance(tensor, Tensor):
+                tensor.copy_(state[name])
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The named tensors in a weights file. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}", where=str(path.resolve().parent))
+    content = load_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _unwrap(content)
+    if not state:
+        kind = f"keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else None
+        raise UserError(
+            f"{path.name} holds no state dict",
+            where=str(path),
+            value=kind or type(content).__name__,
+            mend=_CONVERT,
+        )
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path.name} holds pickled objects, which run code when they are loaded; it was not loaded",
+            where=str(path),
+            mend=_CONVERT,
+        ) from error
+    except Exception as error:  # torch raises half a dozen kinds for files that are no checkpoints
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path.name} is no readable state dict: {text}", where=str(path), mend=_CONVERT
+        ) from error
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the one wrapped inside a checkpoint."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrap(content[key])
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _check_fits(own: Mapping[str, Any], state: Mapping[str, Tensor], path: Path, model: str) -> None:
+    wanted = {name: tensor for name, tensor in own.items() if isinstance(tensor, Tensor)}
+    problems = [f"missing: {name} {tuple(wanted[name].shape)}" for name in _missing(wanted, state)]
+    for name, tensor in state.items():
+        if name not in wanted:
+            problems.append(f"unexpected: {name} {tuple(tensor.shape)}")
+        elif tensor.shape != wanted[name].shape:
+            problems.append(
+                f"shape of {name}: {tuple(tensor.shape)} in the file, {tuple(wanted[name].shape)} in the model"
+            )
+    if problems:
+        shown = "\n    ".join(problems[:5])
+        more = f"\n    and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(
+            f"the weights in {path.name} are of another architecture than {model}:\n    {shown}{more}",
+            where=str(path),
+            value=f"{len(state)} tensors in the file, {len(wanted)} in the model",
+            mend="check the model's name and its arguments (width, number of classes)",
+        )
+
+
+def _missing(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Names that the file lacks, but for batch counters and tensors that share memory with a present one."""
+    present = {_place(tensor) for name, tensor in wanted.items() if name in state}
+    return [
+        name
+        for name, tensor in wanted.items()
+        if name not in state and not name.endswith("num_batches_tracked") and _place(tensor) not in present
+    ]
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size] | int:
+    """Equal for tied tensors (a meta or empty tensor is tied to nothing)."""
+    pointer = tensor.data_ptr() if tensor.device.type != "meta" else 0
+    return (pointer, tensor.shape) if pointer else id(tensor)
+
+
+def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"the weights in {path.name} hold NaN or Inf: {name}",
+                where=str(path),
+                value=f"{count} of {tensor.numel()} values of {name}",
+                mend="use weights of a training that did not diverge",
+            )
