@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from neuroprune.base.errors import UserError
 from neuroprune.graph.labels import Factors, arange, vector
 from neuroprune.graph.records import Reason, Records, user_line
-from neuroprune.graph.rules import RULES, OpCall
+from neuroprune.graph.rules import RULES, OpCall, Rule
 from neuroprune.graph.rules.elementwise import elementwise
 
 
@@ -69,12 +69,25 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
             rule = elementwise
         if rule is None:
             op.complaint = "there is no rule for this operator"
-        produced = rule(op) if rule else [() for _ in outputs]
+        produced = self._run_rule(rule, op)
         for key, factor in labelled.items():
             if key not in op.settled:
                 op.pin(factor.labels, op.complaint)
         for out, factors in zip(outputs, produced, strict=True):
             self._factors[id(out)] = (out, factors)
+
+    @staticmethod
+    def _run_rule(rule: Rule | None, op: OpCall) -> list[Factors]:
+        """A rule that breaks on an argument it was not written for refuses; it does not break the trace."""
+        nothing: list[Factors] = [() for _ in op.outputs]
+        if rule is None:
+            return nothing
+        try:
+            return rule(op)
+        except Exception as error:
+            op.settled.clear()
+            op.complaint = f"the rule for this operator failed: {type(error).__name__}: {error}"
+            return nothing
 
     def _reason(self, operator: str) -> Callable[[str], Reason]:
         module = self.modules[-1] if self.modules else ""
@@ -124,11 +137,15 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the dotted name of the innermost running module on top of ``stack``."""
+    """Keep the dotted name of the innermost running module on top of ``stack``.
+
+    When a module raises, its name stays there, so that the error can say where.
+    """
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
+        # Without always_call the hook does not run when the module raises, which is what leaves the name.
+        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
     try:
         yield
     finally:

@@ -53,6 +53,10 @@ def score(
     different groups are therefore comparable (mean 1), which is S1's normalisation per layer.
     """
     rule = CRITERIA.get(criterion)
+    if rule.needs and statistics is None:
+        raise UserError(
+            f"the criterion {criterion!r} needs data", mend="pass statistics=gather(...), or use l1 or l2"
+        )
     saliency = saliencies(model, rule, statistics or Statistics(), seed)
     return {group.name: _of_group(group, saliency, rule) for group in trace.groups}
 
@@ -92,6 +96,8 @@ def _of_group(group: Group, saliency: dict[str, Tensor], rule: Criterion) -> np.
         others = [d for d in range(tensor.dim()) if d != part.dim]
         per_index = (tensor.sum(others) if others else tensor).numpy()
         per_unit = per_index[part.indices].sum(axis=1)
+        if not np.isfinite(per_unit).all():
+            raise UserError("the scores are not finite", where=part.tensor, mend="check the weights for NaN")
         mean = per_unit.mean()
         parts.append(per_unit / mean if mean > 0 else np.ones_like(per_unit))
     if not parts:
@@ -101,6 +107,4 @@ def _of_group(group: Group, saliency: dict[str, Tensor], rule: Criterion) -> np.
             mend="keep the group, or use l1, l2 or activation",
         )
     scores: np.ndarray = np.mean(parts, axis=0)
-    if not np.isfinite(scores).all():
-        raise UserError("the scores are not finite", where=group.name, mend="check the weights for NaN")
     return scores

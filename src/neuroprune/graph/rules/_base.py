@@ -54,15 +54,32 @@ class OpCall:
         """The factors that vary along exactly ``dim``."""
         return tuple(f for f in factors if f.dims == {dim})
 
-    def carried(self, full: Tensor) -> Factors:
-        """A factor from full-size labels; labels that no longer sit on any dimension are pinned."""
+    def carried(self, full: Tensor, prefer: int | None = None) -> Factors:
+        """A factor from full-size labels; labels that no longer sit on any dimension are pinned.
+
+        Labels that vary along several dimensions (channels viewed as groups x width, say) leave a choice:
+        only one dimension may shrink, so labels are tied along the others. The choice: ``prefer``, else the
+        largest of them, else the last.
+        """
         factor = compress(full)
         if factor is None:
             return ()
         if not factor.dims:
             self.pin(factor.labels, "one index is taken out, so it cannot be removed")
             return ()
+        if len(factor.dims) > 1:
+            factor = self.straighten(factor, prefer)
         return (factor,)
+
+    def straighten(self, factor: Factor, prefer: int | None) -> Factor:
+        """Tie the labels of ``factor`` along all its dimensions but one, and return what varies along that."""
+        shape = factor.labels.shape
+        chosen = prefer if prefer in factor.dims else max(factor.dims, key=lambda d: (shape[d], d))
+        first = factor.labels
+        for dim in factor.dims - {chosen}:
+            first = first.narrow(dim, 0, 1)
+        self.tie(factor.labels, first, "is spread over a dimension that cannot shrink")
+        return Factor(first, frozenset({chosen}))
 
     def meet(self, operands: Sequence[tuple[Factors, Sequence[int]]], ndim: int) -> Factors:
         """Elementwise combination with broadcasting of operands (factors, shape) into ``ndim`` dimensions.

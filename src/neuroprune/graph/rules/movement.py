@@ -13,7 +13,7 @@ from neuroprune.graph.rules._base import OpCall, rule
 
 @rule(
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
-    "flatten", "slice", "select", "split", "split_with_sizes", "unbind", "roll", "flip", "repeat", "narrow",
+    "flatten", "slice", "select", "split", "split_with_sizes", "unbind", "flip", "repeat", "narrow",
     "diagonal", "pixel_shuffle", "pixel_unshuffle", "unsafe_split", "unsafe_chunk", "chunk",
     "native_channel_shuffle", "channel_shuffle", "swapaxes", "movedim", "repeat_interleave",
 )  # fmt: skip
@@ -21,10 +21,26 @@ def movement(op: OpCall) -> list[Factors]:
     factors = op.factors("self")
     op.keep(*factors)
     outputs: list[Factors] = [() for _ in op.outputs]
+    # Pixels cannot go: of channels that became pixels, all of one output channel go together.
+    prefer = op.outputs[0].dim() - 3 if op.func.overloadpacket.__name__ == "pixel_shuffle" else None
     for factor in factors:
         for index, moved in enumerate(_run(op, factor.full(op.args["self"].shape))):
-            outputs[index] += op.carried(moved)
+            outputs[index] += op.carried(moved, prefer)
     return outputs
+
+
+@rule("roll")
+def roll(op: OpCall) -> list[Factors]:
+    """A shift by s is still a shift by s after a cut only if the s entries that wrap around all stay."""
+    value, shifts = op.args["self"], op.args["shifts"]
+    dims = op.args.get("dims") or []
+    for factor in op.factors("self"):
+        for shift, dim in zip(shifts, dims, strict=True):
+            if dim % value.dim() in factor.dims:
+                size = value.shape[dim]
+                wrapped = factor.labels.narrow(dim, size - shift % size, shift % size)
+                op.pin(wrapped, "wraps around when the dimension is rolled")
+    return movement(op) if dims else [()]
 
 
 @rule("index_select", "gather", "index")
@@ -95,6 +111,8 @@ def stack(op: OpCall) -> list[Factors]:
 
 def _run(op: OpCall, labels: Tensor) -> list[Tensor]:
     """The operator on ``labels`` in place of ``self``; always a list."""
+    if op.func.overloadpacket.__name__ in ("view", "_unsafe_view", "reshape", "flatten"):
+        return [labels.reshape(op.outputs[0].shape)]  # expanded labels have other strides than the value
     args: dict[str, Any] = {**op.args, "self": labels}
     result = op.func(**args)
     return [result] if isinstance(result, Tensor) else list(result)

@@ -1,0 +1,29 @@
+"""The exactness oracle as a public tool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuroprune.prune.plan import Plan
+from neuroprune.prune.surgery import named_tensors, shrink
+from neuroprune.prune.verify import TOLERANCE, verify
+
+
+def assert_exact(dense: nn.Module, pruned: nn.Module, plan: Plan, inputs: Any) -> None:
+    """Raise AssertionError unless ``pruned`` is ``dense`` without the plan's indices, and the cut is exact.
+
+    Two things are checked: every tensor of ``pruned`` has the shape and values of the dense one with the
+    removed indices taken out, and the plan on ``dense`` computes what the masked dense network computes
+    (float64, relative error <= 1e-9).
+    """
+    small = named_tensors(pruned)
+    for name, tensor in named_tensors(dense).items():
+        expected = shrink(tensor.data, plan.removed.get(name, {}))
+        assert name in small, f"the pruned model lacks {name}"
+        assert small[name].shape == expected.shape, f"{name}: {small[name].shape} is not {expected.shape}"
+        assert torch.equal(small[name].detach(), expected), f"{name}: the kept values differ"
+    verification = verify(dense, plan, inputs)
+    assert verification.exact, f"{verification.problem} (allowed {TOLERANCE:g})"

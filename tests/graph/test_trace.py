@@ -1,0 +1,137 @@
+"""Tracing: which units a model has, with answers written out, and what is refused and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from graph.nets import CASES, Concat, FlipAdd, PermuteFlatten, Reduced, Residual, Tied
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.graph import Trace, cost, trace
+
+
+def footprint(found: Trace, group: str) -> dict[str, list[list[int]]]:
+    return {f"{s.tensor}.{s.dim}": s.indices.tolist() for s in found.group(group).slices}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_units_of_each_operator_family(name: str) -> None:
+    make, shape, expected = CASES[name]
+    found = trace(make(), torch.randn(shape))
+    assert {g.name: g.size for g in found.groups} == expected
+
+
+def test_a_unit_of_flip_add_is_a_pair_of_mirrored_channels() -> None:
+    found = trace(FlipAdd(), torch.randn(1, 3, 4, 4))
+    pairs = {frozenset(pair) for pair in footprint(found, "conv")["conv.weight.0"]}
+    assert pairs == {frozenset(p) for p in ([0, 7], [1, 6], [2, 5], [3, 4])}
+    assert footprint(found, "conv")["conv.weight.0"] == footprint(found, "conv")["next.weight.1"]
+
+
+def test_a_channel_behind_permute_and_flatten_owns_every_sixth_column() -> None:
+    columns = footprint(trace(PermuteFlatten(), torch.randn(1, 3, 6, 6)), "conv")["head.weight.1"]
+    assert columns[2] == list(range(2, 96, 6))
+
+
+def test_concatenated_branches_keep_their_places() -> None:
+    found = trace(Concat(), torch.randn(1, 3, 4, 4))
+    assert footprint(found, "a")["out.weight.1"] == [[0, 10], [1, 11], [2, 12], [3, 13]]
+    assert footprint(found, "b")["out.weight.1"] == [[4], [5], [6], [7], [8], [9]]
+
+
+def test_tied_weights_shrink_on_the_shared_width_and_keep_the_vocabulary() -> None:
+    found = trace(Tied(), torch.zeros(2, 5, dtype=torch.long))
+    assert footprint(found, "embed")["embed.weight.1"] == [[i] for i in range(8)]
+    assert ("embed.weight", 0) in {(r.parameter, r.dim) for r in found.refused}
+
+
+def test_refusals_name_operator_module_line_and_reason() -> None:
+    found = trace(Reduced(), torch.randn(1, 3, 4, 4))
+    refusal = next(r for r in found.refused if r.parameter == "b.weight" and r.dim == 0)
+    assert refusal.operator == "mean"
+    assert refusal.reason == "a reduction over this dimension would change"
+    assert refusal.where.rpartition(":")[0].endswith("nets.py")
+    line = int(refusal.where.rpartition(":")[2])
+    source = Path(refusal.where.rpartition(":")[0]).read_text().splitlines()
+    assert "mean(1, keepdim=True)" in source[line - 1]
+
+
+def test_inputs_and_outputs_protect_themselves() -> None:
+    found = trace(Residual(), torch.randn(1, 3, 8, 8))
+    cut = {(s.tensor, s.dim) for g in found.groups for s in g.slices}
+    assert ("stem.weight", 1) not in cut
+    assert ("head.weight", 0) not in cut
+    assert ("head.bias", 0) not in cut
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Residual().train()
+    model.bn.eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trace(model, torch.randn(2, 3, 8, 8))
+    assert model.training
+    assert not model.bn.training
+    assert not model._forward_hooks
+    assert not model.bn._forward_pre_hooks
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class Unknown(nn.Module):
+    """cumprod over channels has no rule: its input is pinned and reported, never guessed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cumprod(self.a(x), dim=1))
+
+
+def test_an_operator_without_a_rule_pins_and_is_reported() -> None:
+    found = trace(Unknown(), torch.randn(2, 3))
+    assert found.groups == ()
+    refusal = next(r for r in found.refused if r.parameter == "a.weight" and r.dim == 0)
+    assert (refusal.operator, refusal.reason) == ("cumprod", "there is no rule for this operator")
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_data_dependent_control_flow_is_a_clear_error() -> None:
+    with pytest.raises(UserError, match=r"control flow depends on the values(.|\n)*test_trace.py:\d+"):
+        trace(Branching(), torch.randn(2, 3))
+
+
+def test_a_wrong_example_shape_names_shape_module_and_line() -> None:
+    model = Residual()
+    with pytest.raises(UserError, match=r"module 'stem'(.|\n)*nets.py:\d+(.|\n)*\(1, 4, 8, 8\)"):
+        trace(model, torch.randn(1, 4, 8, 8))
+    assert not model.stem._forward_pre_hooks
+
+
+def test_keyword_inputs_and_dict_outputs() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+        def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+            hidden = self.a(left)
+            return {"y": self.out(hidden + 1), "aux": self.b(right)}
+
+    found = trace(Net(), {"left": torch.randn(2, 3), "right": torch.randn(2, 3)})
+    assert {g.name for g in found.groups} == {"a"}
+
+
+def test_cost_counts_parameters_and_macs_of_one_example() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 25, 7))
+    for batch in (1, 3):
+        found = cost(model, torch.randn(batch, 3, 5, 5))
+        assert found.params == 3 * 4 * 9 + 4 + 100 * 7 + 7
+        assert found.macs == 3 * 4 * 9 * 25 + 100 * 7
+        assert found.weight_bytes == 4 * found.params
