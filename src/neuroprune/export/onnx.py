@@ -1,0 +1,209 @@
+"""ONNX through ``torch.onnx.export(dynamo=True)``, run by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune import __version__
+from neuroprune.base.errors import UserError
+from neuroprune.base.files import write_bytes
+from neuroprune.export._base import EXPORTS, Capabilities, Session, Written, eval_mode
+from neuroprune.export.slim import slim
+from neuroprune.export.structure import describe, map_tensors, tensors
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_PROTOBUF_LIMIT = 2**31 - 1
+_FIXED = "the exporter refuses a dynamic batch for this network: the file takes batches of {} only ({})"
+
+
+class OnnxExport:
+    """Writes one self-contained ``.onnx`` file; batch norm is folded by the exporter where it follows a layer."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    capabilities = Capabilities(int8=True, sparse=False)
+
+    def write(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Any, ...],
+        path: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        keep_names: bool = False,
+    ) -> Written:
+        """See ``Export.write``. Dimension 0 of every tensor input that has the batch size becomes free.
+
+        Metadata: ``metadata`` itself, ``neuroprune`` (version), ``outputs`` (JSON of the output structure),
+        ``batch`` ("dynamic" or the fixed size).
+        """
+        with eval_mode(model), torch.no_grad():
+            structure = describe(model(*example_inputs))
+            proto, batch, notes = _export(model, example_inputs)
+        own = {
+            "neuroprune": __version__,
+            "outputs": json.dumps(structure),
+            "batch": "dynamic" if batch is None else str(batch),
+        }
+        _name_batch(proto)
+        slim(proto, keep_names=keep_names)
+        for key, value in {**(metadata or {}), **own}.items():
+            proto.metadata_props.add(key=key, value=value)
+        size = write_proto(path, proto)
+        return Written(bytes=size, dynamic_batch=batch is None, notes=notes)
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        return OrtSession(path, threads)
+
+
+class OrtSession:
+    """A file loaded into ONNX Runtime: CPU, ``threads`` threads, no spinning while it waits."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise UserError(f"there is no file {path.name}", where=str(path.parent))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors only: they are raised anyway
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's error classes share no public base
+            raise UserError(
+                f"ONNX Runtime cannot load {path.name}: {_first_line(error)}", where=str(path.parent)
+            ) from error
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        fixed = self.metadata.get("batch", "dynamic")
+        self.batch = int(fixed) if fixed.isdigit() else None
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if len(inputs) != len(self.input_names):
+            raise UserError(
+                f"the network takes {len(self.input_names)} inputs ({', '.join(self.input_names)})",
+                value=f"{len(inputs)} arrays",
+            )
+        try:
+            outputs = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in inputs)
+            raise UserError(f"ONNX Runtime refuses the inputs: {_first_line(error)}", value=shapes) from error
+        return [np.asarray(output) for output in outputs]
+
+
+def write_proto(path: Path, proto: ModelProto) -> int:
+    """Write ``proto`` atomically as one file and return its size. Raises UserError beyond 2 GB."""
+    if proto.ByteSize() > _PROTOBUF_LIMIT:
+        raise UserError(
+            f"the network does not fit into one ONNX file ({proto.ByteSize():,} bytes, limit 2 GB)",
+            mend="cut more, or convert the network to half precision first",
+        )
+    data = proto.SerializeToString(deterministic=True)
+    write_bytes(path, data)
+    return len(data)
+
+
+def _export(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[ModelProto, int | None, tuple[str, ...]]:
+    """The exported network, its fixed batch size (None: any), and notes."""
+    batch = _batch_size(example_inputs)
+    if batch is None:
+        return _export_once(model, example_inputs, None), None, ()
+    # The exporter takes a size of 1 for a constant, so examples are doubled before it sees them.
+    several = _doubled(example_inputs) if batch == 1 else example_inputs
+    try:
+        return _export_once(model, several, _batch_size(several)), None, ()
+    except UserError as refusal:
+        proto = _export_once(model, example_inputs, None)
+        return proto, batch, (_FIXED.format(batch, refusal.value),)
+
+
+def _export_once(model: nn.Module, inputs: tuple[Any, ...], batch: int | None) -> ModelProto:
+    """Export with dimension 0 free wherever it equals ``batch``. Raises UserError quoting the exporter."""
+    dynamic = None if batch is None else tuple(_dynamic(value, batch) for value in inputs)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model, inputs, dynamo=True, dynamic_shapes=dynamic, verbose=False, external_data=False
+            )
+            if program is None:
+                raise RuntimeError("torch.onnx.export returned nothing")
+            return program.model_proto
+    except Exception as error:  # the exporter raises whatever it met
+        raise UserError(
+            f"the network cannot be exported to ONNX: {_first_line(error)}",
+            value=_first_line(error.__cause__ or error),
+            mend="torch.export must be able to trace forward(): avoid branches on the values of tensors",
+        ) from error
+
+
+def _batch_size(inputs: tuple[Any, ...]) -> int | None:
+    """Dimension 0 of the first tensor that has one."""
+    return next((tensor.shape[0] for tensor in tensors(inputs) if tensor.ndim), None)
+
+
+def _doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    doubled: tuple[Any, ...] = map_tensors(
+        inputs, lambda t: torch.cat([t, t]) if t.ndim and t.shape[0] == 1 else t
+    )
+    return doubled
+
+
+def _dynamic(value: Any, batch: int) -> Any:
+    """What is free in one input: dimension 0 of its tensors; nothing in numbers and None."""
+    if isinstance(value, Mapping | list | tuple | Tensor):
+        return map_tensors(
+            value, lambda t: {0: torch.export.Dim.DYNAMIC} if t.ndim and t.shape[0] == batch else None
+        )
+    return None
+
+
+def _name_batch(proto: ModelProto) -> None:
+    """Call the free dimension ``batch`` instead of the exporter's ``s77`` (also inside ``2*s77``)."""
+    values = [*proto.graph.input, *proto.graph.output]
+    symbols = [d.dim_param for v in values for d in v.type.tensor_type.shape.dim if d.dim_param]
+    if not symbols:
+        return
+    symbol = re.compile(rf"\b{re.escape(symbols[0])}\b")
+    for dim in (d for v in values for d in v.type.tensor_type.shape.dim if d.dim_param):
+        dim.dim_param = symbol.sub("batch", dim.dim_param)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself: an absent torchvision, its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnx|copyreg)")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+EXPORTS.register("onnx", summary="ONNX file, run by ONNX Runtime (fp32 and int8)", source="onnxruntime.ai")(
+    OnnxExport()
+)
