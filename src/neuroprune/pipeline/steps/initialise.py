@@ -1,0 +1,56 @@
+"""Find what can be removed, give it masks of ones, and keep the weights that undoing needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from neuroprune.base.errors import UserError
+from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.step import Outcome, StepConfig, step
+from neuroprune.prune.masks import Granularity, Masks
+from neuroprune.prune.plan import Plan
+from neuroprune.prune.restore import save_undo
+
+
+class InitialiseConfig(StepConfig):
+    """``granularity``: masks over whole units (which a cut can remove) or over single weights."""
+
+    granularity: Granularity = "filter"
+
+
+@step(
+    "initialise",
+    InitialiseConfig,
+    summary="trace the removable units, masks of ones, keep the original weights",
+    source="S1, stage 1; S2, step 2",
+    gives=("masks",),
+)
+def initialise(context: Context, config: InitialiseConfig) -> Outcome:
+    trace = context.trace
+    if not trace.groups and config.granularity == "filter":
+        first = trace.refused[0].reason if trace.refused else "it has no inner layers"
+        raise UserError("nothing in this network can be removed", value=first, mend="see: neuroprune inspect")
+    masks = masks_of(context, config.granularity)
+    context.masks, context.granularity = masks.state(), config.granularity
+    save_undo(context.folder.undo, context.dense, Plan.identity(context.dense))
+    units = sum(group.size for group in trace.groups)
+    values = sum(mask.numel() for mask in masks.masks.values())
+    refused = [{key: asdict(r)[key] for key in REFUSAL} for r in trace.refused]
+    return Outcome(
+        f"{len(trace.groups)} groups with {units} units, masks over {values:,} values; "
+        f"{len(refused)} dimensions stay whole",
+        pieces={"refused": refused},
+    )
+
+
+#: the fields of a refusal that the report shows
+REFUSAL = ("parameter", "operator", "module", "where", "reason")
+
+
+def masks_of(context: Context, granularity: Granularity) -> Masks:
+    """Fresh masks over the current model, in the state the context remembers."""
+    unit = granularity == "filter"
+    masks = Masks.for_units(context.model, context.trace) if unit else Masks.for_weights(context.model)
+    if context.masks is not None and context.granularity == granularity:
+        masks.load_state(context.masks)
+    return masks

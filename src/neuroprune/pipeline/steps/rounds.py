@@ -1,0 +1,171 @@
+"""S1's loop: track activations, prune by masks, evaluate with the reward, retrain; undo what does not pay."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.step import Outcome, step
+from neuroprune.pipeline.steps.initialise import masks_of
+from neuroprune.pipeline.steps.score import known_criterion, statistics_of
+from neuroprune.pipeline.training import FitOptions, fit_in
+from neuroprune.prune.allocate import Scope, allocate
+from neuroprune.prune.criteria import CRITERIA
+from neuroprune.prune.masks import Granularity, Masks
+from neuroprune.prune.plan import Plan
+from neuroprune.prune.score import saliencies, score
+
+
+class RoundsConfig(FitOptions):
+    """``fraction`` of what is still on goes in each round; ``epochs`` of retraining follow it.
+
+    ``reward = metric + lambda_weight * sparsity`` with the metric in its own unit (points of accuracy) and
+    sparsity in 0..1: a ``lambda_weight`` of 20 trades one point of accuracy for five points of sparsity.
+    A round whose reward after retraining is lower than the best so far is undone, masks and weights, and the
+    fraction halved; under ``smallest_fraction`` the loop ends, as it does at ``target`` (share of units or
+    weights that are off).
+    """
+
+    granularity: Granularity = "filter"
+    rounds: int = Field(4, ge=1)
+    fraction: float = Field(0.2, gt=0, lt=1)
+    smallest_fraction: float = Field(0.02, gt=0)
+    target: float = Field(0.95, gt=0, lt=1)
+    lambda_weight: float = Field(20.0, ge=0)
+    criterion: str = "activation"
+    batches: int = Field(16, ge=1)
+    scope: Scope = "global"
+    round_to: int = Field(1, ge=1)
+    minimum: int = Field(1, ge=1)
+    keep: tuple[str, ...] = ()
+    epochs: int = Field(1, ge=0)
+    lr: float = Field(0.02, gt=0)
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return known_criterion(name)
+
+
+@dataclass
+class _Best:
+    """The last state that paid: what a failed round goes back to."""
+
+    fraction: float  # share of units or weights off
+    reward: float
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    plan: Plan | None
+
+
+@step(
+    "rounds",
+    RoundsConfig,
+    summary="prune by masks in rounds: activations, threshold, reward, retraining, undo",
+    source="S1, stages 2 to 5",
+    needs=("masks",),
+    gives=("selection",),
+)
+def rounds(context: Context, config: RoundsConfig) -> Outcome:
+    masks = masks_of(context, config.granularity)
+    metric = context.task.evaluate(context.model, context.task.val)
+    best = _keep(context, masks, 0.0, metric)
+    step_size = config.fraction
+    log: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for number in range(1, config.rounds + 1):
+        fraction = min(config.target, best.fraction + step_size * (1 - best.fraction))
+        entry, curve = _round(context, config, masks, number, fraction)
+        curves += curve
+        entry["accepted"] = entry["reward"] >= best.reward
+        if entry["accepted"]:
+            best = _keep(context, masks, fraction, entry["reward"])
+        else:
+            step_size /= 2
+            entry["note"] = f"the reward fell: undone, next fraction {step_size:.3g}"
+            _go_back(context, masks, best)
+        log.append(entry)
+        context.progress.advance(f"reward {entry['reward']:.2f}")
+        if best.fraction >= config.target or step_size < config.smallest_fraction:
+            break
+    context.masks, context.granularity, context.plan = masks.state(), config.granularity, best.plan
+    return _outcome(context, config, log, curves, masks)
+
+
+def _round(
+    context: Context, config: RoundsConfig, masks: Masks, number: int, fraction: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Prune to ``fraction``, look, retrain, look again. The model, the masks and ``context.plan`` change."""
+    _prune(context, config, masks, fraction)
+    pruned = context.task.evaluate(context.model, context.task.val)
+    label = f"retraining, round {number}"
+    curve = fit_in(context, config, label=label, part=number, after_step=masks.apply)
+    metric = context.task.evaluate(context.model, context.task.val)
+    sparsity = masks.sparsity()
+    entry = {
+        "round": number,
+        "fraction": fraction,
+        "sparsity": sparsity,
+        "metric_before_retraining": pruned,
+        "metric": metric,
+        "reward": metric + config.lambda_weight * sparsity,
+        "note": "",
+    }
+    return entry, curve
+
+
+def _prune(context: Context, config: RoundsConfig, masks: Masks, fraction: float) -> None:
+    """Track activations, normalise per layer, find the threshold, update the masks."""
+    statistics = statistics_of(context, config.criterion, config.batches)
+    if config.granularity == "weight":
+        rule = CRITERIA.get(config.criterion)
+        masks.switch_weights(saliencies(context.model, rule, statistics, context.seed), fraction)
+        return
+    scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed)
+    context.plan = allocate(
+        context.model,
+        context.trace,
+        scores,
+        fraction,
+        scope=config.scope,
+        round_to=config.round_to,
+        minimum=config.minimum,
+        keep=config.keep,
+        criterion=config.criterion,
+        constraint=f"fraction={fraction:.4g}",
+    )
+    masks.switch_units(context.trace, {d.group: d.removed for d in context.plan.decisions})
+
+
+def _keep(context: Context, masks: Masks, fraction: float, reward: float) -> _Best:
+    weights = copy.deepcopy(context.model.state_dict())
+    return _Best(fraction, reward, weights, masks.state(), context.plan)
+
+
+def _go_back(context: Context, masks: Masks, best: _Best) -> None:
+    context.model.load_state_dict(best.weights)
+    masks.load_state(best.masks)
+    context.plan = best.plan
+
+
+def _outcome(
+    context: Context,
+    config: RoundsConfig,
+    log: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
+    masks: Masks,
+) -> Outcome:
+    accepted = [entry for entry in log if entry["accepted"]]
+    metric = accepted[-1]["metric"] if accepted else context.task.evaluate(context.model, context.task.val)
+    unit = context.task.metric_unit
+    return Outcome(
+        f"{len(accepted)} of {len(log)} rounds kept, sparsity {masks.sparsity():.1%}, "
+        f"{context.task.metric} {metric:.2f} {unit}".rstrip(),
+        facts={"criterion": config.criterion, "sparsity": masks.sparsity()},
+        pieces={"rounds": log, "curves": curves},
+    )

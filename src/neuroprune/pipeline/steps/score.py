@@ -1,0 +1,58 @@
+"""Score every unit by a criterion."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from pydantic import Field, field_validator
+
+from neuroprune.base.errors import UserError
+from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.step import Outcome, StepConfig, step
+from neuroprune.prune.criteria import CRITERIA
+from neuroprune.prune.score import gather, score
+from neuroprune.prune.statistics import Statistics
+
+
+class ScoreConfig(StepConfig):
+    """``criterion``: see ``neuroprune list criteria``; ``batches``: how many training batches it may look at."""
+
+    criterion: str = "activation"
+    batches: int = Field(16, ge=1)
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return known_criterion(name)
+
+
+def known_criterion(name: str) -> str:
+    """``name``, or a ValueError (which becomes file and line) with the nearest criterion."""
+    try:
+        CRITERIA.get(name)
+    except UserError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return name
+
+
+@step(
+    "score",
+    ScoreConfig,
+    summary="score every unit by a criterion",
+    source="S2, step 3",
+    gives=("scores",),
+)
+def run_score(context: Context, config: ScoreConfig) -> Outcome:
+    statistics = statistics_of(context, config.criterion, config.batches)
+    context.scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed)
+    units = sum(len(values) for values in context.scores.values())
+    return Outcome(
+        f"{config.criterion} over {units} units in {len(context.scores)} groups",
+        facts={"criterion": config.criterion},
+    )
+
+
+def statistics_of(context: Context, criterion: str, batches: int) -> Statistics:
+    """What the criterion needs to know from the first ``batches`` of the training data, in fixed order."""
+    data = islice(context.task.train.epoch(None), batches)
+    return gather(context.model, criterion, data, context.task.forward, context.task.loss)
