@@ -120,11 +120,11 @@ class _Run:
         return total / max(examples, 1), (100.0 * right / max(judged, 1) if counts else None)
 
     def _step(self, batch: Batch, rate: float, where: str) -> tuple[float, object]:
-        """One optimizer step; the loss and the (detached by use) output before it."""
+        """One optimizer step; the loss and the output before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.task.forward(self.model, batch)
+        output = self._forward(batch, where)
         loss = self.objective(batch, output)
         value = float(loss.detach())
         _check_finite(value, where)
@@ -135,6 +135,18 @@ class _Run:
         if self.after_step is not None:
             self.after_step()
         return value, output
+
+    def _forward(self, batch: Batch, where: str) -> object:
+        try:
+            return self.task.forward(self.model, batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "batch norm cannot train on a batch of one example",
+                where=where,
+                mend="make the loader with drop_last=True, or choose another batch size",
+            ) from error
 
     def _validate(self, epoch: int) -> tuple[float, float]:
         """Loss and metric on the validation data, in one pass where the metric is plain accuracy."""

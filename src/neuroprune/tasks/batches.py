@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -41,6 +42,17 @@ class RandomState:
         torch.manual_seed(value)
         np.random.seed(value % 2**32)
         random.seed(value)
+
+
+@contextlib.contextmanager
+def seeded(value: int) -> Iterator[None]:
+    """Run with the global generators seeded; they are put back afterwards."""
+    before = RandomState()
+    try:
+        RandomState.seed(value)
+        yield
+    finally:
+        before.restore()
 
 
 class TensorBatches:
@@ -243,8 +255,17 @@ def _from_dataset(data: Dataset[Any], batch_size: int, shuffle: bool, seed: int,
 
 def as_tensor(array: Tensor | np.ndarray[Any, Any]) -> Tensor:
     """A tensor with double made float; integer labels [N] become int64; uint8 images stay as they are."""
-    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    tensor = array if isinstance(array, Tensor) else _from_numpy(array)
     if tensor.dtype == torch.float64:
         return tensor.float()
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32)
     return tensor.long() if tensor.ndim <= 1 and tensor.dtype in integers else tensor
+
+
+def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(array))  # a copy: arrays may be read-only or have negative strides
+    except TypeError as error:
+        raise UserError(
+            f"arrays of type {array.dtype} cannot be used as data", mend="pass numeric arrays"
+        ) from error

@@ -136,7 +136,7 @@ def _check_finite(output: Any, model: nn.Module, when: str) -> None:
 def _check_labels(what: str, batches: Batches, classes: int) -> None:
     start = 0
     for batch in _look_at(batches):
-        labels = batch[1]
+        labels = batch[1] if isinstance(batch, tuple | list) else None
         if not isinstance(labels, Tensor) or labels.dtype.is_floating_point:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -13,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
 
 
 def call(spec: str, kwargs: dict[str, Any], what: str) -> Any:
-    """Import what ``spec`` names and call it with ``kwargs``.
+    """Import what ``spec`` names and call it with ``kwargs``; a ready-made ``nn.Module`` is copied instead.
 
     Raises UserError where the file, module or function is missing (with the nearest name), does not
     import, or raises; ``what`` ("model", "data set") says in messages what was wanted.
@@ -31,6 +34,8 @@ def call(spec: str, kwargs: dict[str, Any], what: str) -> Any:
     folder = Path(source).resolve().parent if source.endswith(".py") else Path.cwd()
     with _importable(folder):  # also while it runs: a function may import its neighbours only then
         function = find(source, name, what)
+        if isinstance(function, nn.Module):  # a network made at import: calling it would run it
+            return copy.deepcopy(function)
         try:
             return function(**kwargs)
         except NeuropruneError:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
+from neuroprune.tasks.batches import seeded
 from neuroprune.tasks.compat import prepare_torchvision
 from neuroprune.tasks.importing import call
 from neuroprune.tasks.weights import load_weights
@@ -32,8 +32,7 @@ def load_model(
     """
     head, _, name = spec.partition(":")
     arguments = dict(kwargs or {})
-    with torch.random.fork_rng(devices=[]):  # the same start each time, and the caller's stream untouched
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = _ZOOS[head](name, arguments) if head in _ZOOS else call(spec, arguments, "model")
     if not isinstance(model, nn.Module):
         raise UserError(

@@ -35,9 +35,10 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Shift:
-    """Move each image by up to ``pixels`` in both directions; what comes in from outside is 0."""
+    """Move images by up to ``pixels`` in both directions (what comes in is 0); ``flip`` mirrors half of them."""
 
     pixels: int
+    flip: bool = False
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         count, channels, height, width = x.shape
@@ -45,9 +46,12 @@ class Shift:
         padded = functional.pad(x, (margin,) * 4)  # [N, C, H + 2m, W + 2m]
         offset = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
         rows = (offset[0] + torch.arange(height))[:, None, :, None]  # [N, 1, H, 1]
-        columns = (offset[1] + torch.arange(width))[:, None, None, :]  # [N, 1, 1, W]
+        columns = offset[1] + torch.arange(width)  # [N, W]
+        if self.flip:
+            mirrored = torch.rand(count, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
         images = torch.arange(count)[:, None, None, None]
-        return padded[images, torch.arange(channels)[None, :, None, None], rows, columns]
+        return padded[images, torch.arange(channels)[None, :, None, None], rows, columns[:, None, None, :]]
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,20 @@ class Images:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How to read the pixels of a data set."""
+    """How to read the pixels of a data set, and how far a training image may be moved or mirrored."""
 
     normalise: Normalise
     classes: Sequence[str] = ()
     shift: int = 0
+    flip: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 def stratified_split(labels: Array, shares: Sequence[float], seed: int) -> list[Array]:
     """Cut [0, N) into parts with about the given shares of every class; each part sorted, none overlap.
 
-    The last part takes what rounding leaves over. Equal labels, shares and seed give equal parts.
+    The first and the last part get one of every class that has two, however small their share. Equal
+    labels, shares and seed give equal parts.
     """
     generator = np.random.default_rng(derive_seed(seed, "split"))
     parts: list[list[Array]] = [[] for _ in shares]
@@ -86,6 +92,8 @@ def stratified_split(labels: Array, shares: Sequence[float], seed: int) -> list[
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         cuts = np.round(bounds * len(rows)).astype(int)
+        if len(rows) > 1:
+            cuts = np.clip(cuts, 1, len(rows) - 1)
         for part, piece in zip(parts, np.split(rows, cuts), strict=True):
             part.append(piece)
     return [np.sort(np.concatenate(part)) if part else np.empty(0, dtype=int) for part in parts]
@@ -123,6 +131,18 @@ def resized(x: Tensor, side: int | None) -> Tensor:
     return torch.cat(parts)
 
 
+def hold_out(name: str, train: Images, seed: int) -> tuple[Images, Images]:
+    """Training images and a stratified tenth of them for validation. Raises UserError where none is left."""
+    rows = stratified_split(train.y.numpy(), (0.9, 0.1), seed)
+    if not all(len(part) for part in rows):
+        raise UserError(
+            f"{name} has too few examples to hold out a tenth for validation",
+            value=f"{len(train)} training examples",
+            mend="give more examples of each class, or a validation set of its own; raise limit",
+        )
+    return train[rows[0]], train[rows[1]]
+
+
 def image_task(
     name: str, train: Images, val: Images, test: Images | None, pixels: Pixels, options: DataOptions
 ) -> Task:
@@ -141,7 +161,7 @@ def image_task(
         notes["test_is_val"] = True
 
     def batches(images: Images, training: bool) -> TensorBatches:
-        augment = Shift(pixels.shift) if training and pixels.shift else None
+        augment = Shift(pixels.shift, pixels.flip) if training and (pixels.shift or pixels.flip) else None
         return TensorBatches(
             (images.x, images.y),
             options.batch_size,

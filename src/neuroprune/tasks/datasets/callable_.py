@@ -8,6 +8,7 @@ from typing import Any
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
+from neuroprune.tasks.batches import seeded
 from neuroprune.tasks.datasets._base import DATASETS, DataOptions
 from neuroprune.tasks.importing import call
 from neuroprune.tasks.make import make_task
@@ -20,7 +21,8 @@ def callable_(argument: str, options: DataOptions) -> Task:
     for option in ("resize", "limit"):
         if getattr(options, option) is not None:
             raise UserError(f"{option} does not apply to data from a callable", mend="do it in the callable")
-    result = call(argument, {}, "data set")
+    with seeded(options.seed):  # data made by chance must be the same when a run is resumed
+        result = call(argument, {}, "data set")
     if isinstance(result, Task):
         return result
     if not isinstance(result, Mapping):
