@@ -1,0 +1,67 @@
+"""What a device must offer: time several files against each other, and say what memory one of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from neuroprune.base.registry import Registry
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call: median and 90th percentile of ``runs`` calls, CPU time and wall time."""
+
+    cpu_p50_ms: float
+    cpu_p90_ms: float
+    wall_p50_ms: float
+    wall_p90_ms: float
+    runs: int
+    threads: int
+    batch: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes as the operating system counts them: ``peak`` of the whole process, and what it held
+    before the network was loaded (``baseline``: interpreter, numpy, runtime); ``source`` names the counter."""
+
+    peak: int
+    baseline: int
+    source: str
+
+
+class Device(Protocol):
+    """One place to run."""
+
+    @property
+    def name(self) -> str: ...
+
+    def measure(
+        self,
+        files: Mapping[str, Path],
+        inputs: Sequence[np.ndarray],
+        *,
+        threads: int = 1,
+        seconds: float = 3.0,
+    ) -> dict[str, Latency]:
+        """Time all ``files`` on the same ``inputs``, interleaved, for ``seconds`` in all.
+
+        The figures of one call may be compared with each other; those of two calls may not. Raises UserError
+        when a file cannot be loaded or refuses the inputs.
+        """
+        ...
+
+    def memory(self, file: Path, inputs: Sequence[np.ndarray], *, threads: int = 1) -> Memory:
+        """Load and run one file in a process of its own. Raises UserError as ``measure``."""
+        ...
+
+
+DEVICES: Registry[Device] = Registry("device")
