@@ -1,0 +1,58 @@
+"""One JSON document with everything a run found out: what the report is drawn from."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from neuroprune.devices.facts import machine_facts, versions
+from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.final import final_facts
+
+SCHEMA = 1
+
+#: lists that steps append to, in the order of results.json
+PIECES = ("curves", "rounds", "layers", "candidates", "units", "refused", "notes")
+
+
+def assemble(context: Context) -> dict[str, Any]:
+    """results.json, schema 1. Needs the facts of `measure`."""
+    header = context.recipe.header
+    final = final_facts(context)
+    pieces: dict[str, list[Any]] = {name: list(context.pieces.get(name, [])) for name in PIECES}
+    pieces["candidates"] += context.abandoned
+    pieces["layers"] = pieces["layers"] or _masked_layers(context)
+    if final["test"]["is_val"]:
+        pieces["notes"].append("There is no test split: the final metric is that of the validation split.")
+    return {
+        "schema": SCHEMA,
+        "title": header.title or header.name,
+        "recipe": context.recipe.text,
+        "versions": versions(),
+        "machine": machine_facts(),
+        "seed": header.seed,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "verdict": final["verdict"],
+        "table": final["table"],
+        "variants": context.facts["variants"],
+        "steps": [
+            {key: record[key] for key in ("name", "title", "seconds", "summary")} for record in context.finished
+        ],
+        "document": context.facts.get("document"),
+        **pieces,
+    }
+
+
+def _masked_layers(context: Context) -> list[dict[str, Any]]:
+    """Without a cut: how many values of each masked tensor are still on."""
+    return [
+        {
+            "name": name,
+            "before": mask.numel(),
+            "after": int(mask.sum()),
+            "params_before": mask.numel(),
+            "params_after": int(mask.sum()),
+        }
+        for name, mask in (context.masks or {}).items()
+        if mask.dim() >= 2
+    ]
