@@ -17,7 +17,7 @@ from neuroprune.prune.plan import GroupDecision, Plan
 from neuroprune.prune.score import score
 from neuroprune.prune.statistics import Statistics
 from neuroprune.prune.surgery import apply
-from neuroprune.prune.verify import TOLERANCE, Verification, verify
+from neuroprune.prune.verify import Verification, verify
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,31 @@ def prune(
 def prove(
     model: nn.Module, found: Trace, plan: Plan, example_inputs: Any
 ) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
-    """The part of ``plan`` that is exact: groups that fail alone are left whole and reported.
+    """The part of ``plan`` that is exact: groups that spoil the proof are left whole and reported.
 
-    Raises CutRefused when no exact part can be isolated. ``model`` is not touched.
+    The whole plan nearly always holds; where it does not, groups are added one by one and stay only while
+    the network computes what the masked dense one computes. ``model`` is not touched.
     """
     verification = verify(model, plan, example_inputs)
     if verification.exact:
         return plan, verification, ()
-    decisions, refused = [], []
-    for decision in plan.decisions:
-        alone = verify(model, build_plan(model, found, [decision]), example_inputs)
-        if alone.exact:
-            decisions.append(decision)
+    decisions = [_whole(decision, "not tried yet") for decision in plan.decisions]
+    refused = []
+    for index, decision in enumerate(plan.decisions):
+        wider = [*decisions[:index], decision, *decisions[index + 1 :]]
+        attempt = verify(model, build_plan(model, found, wider), example_inputs)
+        if attempt.exact:
+            decisions = wider
         else:
-            decisions.append(_whole(decision, alone.problem))
-            refused.append(_refusal(found, decision, alone.problem))
-    smaller = build_plan(model, found, decisions)
-    verification = verify(model, smaller, example_inputs)
-    if not verification.exact:
-        raise CutRefused(
-            f"the cut could not be proven equal to the masked dense model: {verification.problem}",
-            where=type(model).__name__,
-            value=f"relative error {verification.max_relative_error:.2e}, allowed {TOLERANCE:g}",
-            mend="name the parts to leave whole with keep=[...]; the model was not changed",
-        )
-    return smaller, verification, tuple(refused)
+            decisions[index] = _whole(decision, f"not proven exact: {attempt.problem}")
+            refused.append(_refusal(found, decision, attempt.problem))
+    proven = build_plan(model, found, decisions)
+    return proven, verify(model, proven, example_inputs), tuple(refused)
 
 
-def _whole(decision: GroupDecision, problem: str) -> GroupDecision:
+def _whole(decision: GroupDecision, reason: str) -> GroupDecision:
     everything = tuple(sorted(decision.kept + decision.removed))
-    return replace(decision, kept=everything, removed=(), reason=f"not proven exact: {problem}")
+    return replace(decision, kept=everything, removed=(), reason=reason)
 
 
 def _refusal(found: Trace, decision: GroupDecision, problem: str) -> Refusal:
