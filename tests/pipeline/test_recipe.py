@@ -68,6 +68,7 @@ def test_plain_data_gives_the_same_recipe_as_text() -> None:
         ("seed: 3", "budget: {latncy: 0.5}", ["unknown budget 'latncy'", "r.yaml:2", "did you mean 'latency'"]),
         ("seed: 3", "budget: {latency: 3}", ["ratio above 1", "r.yaml:2"]),
         ("seed: 3", "budget: {memory: 0.5}", ["memory budget", "r.yaml:2", "latency, size, macs or params"]),
+        ("seed: 3", "device: locl", ["unknown device 'locl'", "r.yaml:2", "did you mean 'local'"]),
         ("seed: 3", "attempts: 2", ["fit_budget", "r.yaml:2"]),
         ("  - initialise\n", "", ["'cut' needs", "selection"]),
     ],

@@ -134,6 +134,7 @@ def _build(data: dict[str, Any], marks: dict[marked_yaml.Path, str], text: str, 
     plain = {key: value for key, value in data.items() if key != "steps"}
     header = _validated(_Header, plain, (), marks, name, extra=("steps",))
     _check_budget(header, marks, name)
+    _check_device(header, marks, name)
     calls = data.get("steps")
     if not isinstance(calls, list) or not calls:
         raise UserError(
@@ -264,6 +265,16 @@ def _check_budget(header: _Header, marks: dict[marked_yaml.Path, str], name: str
                 value=text,
                 mend="use latency, size, macs or params; the report shows the peak memory",
             )
+
+
+def _check_device(header: _Header, marks: dict[marked_yaml.Path, str], name: str) -> None:
+    from neuroprune.devices import DEVICES  # late: it loads torch
+
+    try:
+        DEVICES.get(header.device)
+    except UserError as error:
+        where = _where(("device",), marks, name)
+        raise UserError(error.what, where=where, mend=str(error).rpartition("mend:  ")[2]) from None
 
 
 def _check_order(steps: tuple[StepCall, ...]) -> None:

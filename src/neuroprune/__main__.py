@@ -1,0 +1,5 @@
+"""``python -m neuroprune``."""
+
+from neuroprune.cli import main
+
+main()

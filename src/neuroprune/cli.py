@@ -1,0 +1,364 @@
+"""The command line: each command is one verb. Heavy imports happen inside the commands, so that help is fast."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+
+import typer
+
+from neuroprune.base.errors import Interrupted, NeuropruneError, UserError
+from neuroprune.base.registry import nearest
+
+if TYPE_CHECKING:
+    from neuroprune.base.registry import Registry
+    from neuroprune.pipeline.recipe import Recipe
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="neuroprune",
+    help="Make trained PyTorch networks small and fast, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run (default: runs/NAME).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, steps.train.epochs=3."),
+]
+Args = Annotated[
+    list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the model's constructor.")
+]
+Replay = Annotated[
+    Path | None, typer.Option("--replay", help="Take the measurements of another run: its journal.jsonl.")
+]
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Ctrl-C before or after the run itself (imports, printing) also ends with a message and exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped", mend="type the same command again") from stop
+
+    return run
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """``--debug`` is taken off the command line before anything is parsed, so it may stand anywhere."""
+
+
+@app.command()
+@guarded
+def demo(out: Out = None, resume: Resume = False, set_: Set = None, replay: Replay = None) -> None:
+    """Train, prune, cut, distil, quantise, measure: the whole way in two minutes."""
+    from neuroprune.pipeline.recipe import shipped_recipes
+
+    _run(shipped_recipes()["demo"], set_, out, resume, replay)
+
+
+@app.command()
+@guarded
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    out: Out = None,
+    resume: Resume = False,
+    set_: Set = None,
+    replay: Replay = None,
+) -> None:
+    """Run the steps of a recipe."""
+    from neuroprune.pipeline.recipe import shipped_recipes
+
+    path = Path(recipe)
+    shipped = shipped_recipes().get(recipe)
+    _run(shipped if shipped is not None and not path.exists() else path, set_, out, resume, replay)
+
+
+@app.command()
+@guarded
+def compress(
+    model: Annotated[str, typer.Argument(help="package.module:callable, file.py:callable, timm:X, torchvision:X")],
+    data: Annotated[
+        str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")
+    ],
+    budget: Annotated[
+        list[str], typer.Option(help="latency=0.5, latency=8ms, size=500KB, macs=0.3, params=0.3; repeatable")
+    ],
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 1.0,
+    out: Out = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="safetensors or state dict with the trained weights.")
+    ] = None,
+    arg: Args = None,
+    resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning.")] = 10,
+    train_epochs: Annotated[int, typer.Option(help="Train the dense network first (0: it is trained).")] = 0,
+    lr: Annotated[float, typer.Option(help="Learning rate (AdamW).")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Examples per training step.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
+    criterion: Annotated[str, typer.Option(help="See: neuroprune list criteria")] = "activation",
+    keep: Annotated[list[str] | None, typer.Option(help="Leave layers whole, e.g. 'layer1.*'; repeatable")] = None,
+    seed: int = 0,
+    threads: Annotated[int, typer.Option(help="Threads for training.")] = 1,
+    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Write the recipe and stop.")] = False,
+    resume: Resume = False,
+    replay: Replay = None,
+) -> None:
+    """Compress a trained model to a budget: choose a recipe, write it down, run it."""
+    from neuroprune.base.nouns import Budget
+    from neuroprune.pipeline.arguments import constructor_arguments, name_of
+    from neuroprune.pipeline.choose import choose_recipe
+    from neuroprune.pipeline.recipe import recipe_from
+
+    spec = {"spec": model, "weights": str(weights) if weights else None, "kwargs": constructor_arguments(arg)}
+    source = {"spec": data, "resize": resize, "batch_size": batch_size, "limit": limit}
+    chosen = choose_recipe(
+        name=name_of(model),
+        budget=Budget.parse(budget),
+        max_drop=max_drop,
+        model={key: value for key, value in spec.items() if value},
+        data={key: value for key, value in source.items() if value is not None},
+        epochs=epochs,
+        train_epochs=train_epochs,
+        lr=lr,
+        criterion=criterion,
+        keep=keep or (),
+        seed=seed,
+        threads=threads,
+    )
+    recipe = recipe_from(chosen, "the chosen recipe")
+    if recipe_only:
+        _write_recipe(recipe, out)
+        return
+    _execute(recipe, out, resume, replay)
+
+
+@app.command()
+@guarded
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An artifact, or the run that made it.")],
+    model: Annotated[str | None, typer.Option(help="The network, where the manifest cannot name it.")] = None,
+    arg: Args = None,
+) -> None:
+    """Check an artifact: hashes, weights onto the plain constructor, ONNX Runtime against PyTorch."""
+    from neuroprune.compress.artifact import verify_artifact
+    from neuroprune.pipeline.arguments import constructor_arguments
+    from neuroprune.tasks.models import load_model
+
+    inner = folder / "artifact"
+    network = None if model is None else load_model(model, kwargs=constructor_arguments(arg))
+    report = verify_artifact(inner if inner.is_dir() else folder, model=network)
+    typer.echo(str(report))
+    failed = [check.name for check in report.checks if not check.ok]
+    if failed:
+        raise UserError(
+            f"the artifact failed its verification: {', '.join(failed)}",
+            where=str(folder),
+            mend="get it again from its source, or make it again",
+        )
+
+
+@app.command()
+@guarded
+def restore(
+    run: Annotated[Path, typer.Argument(help="The folder of the run that made the cut.")],
+    to: Annotated[Path, typer.Option(help="Safetensors file to write.")],
+    before_cut: Annotated[
+        bool, typer.Option("--before-cut", help="The network just before the cut (retrained under masks).")
+    ] = False,
+) -> None:
+    """Write the dense network's weights, bit for bit as they were before pruning."""
+    from neuroprune.base.files import save_tensors
+    from neuroprune.prune.restore import load_undo
+
+    undo = run / "undo" / "before-cut" if before_cut else run / "undo"
+    tensors = load_undo(undo)
+    save_tensors(to, tensors)
+    typer.echo(f"{len(tensors)} tensors written to {to}")
+
+
+@app.command("list")
+@guarded
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="criteria, steps, data, devices, exports")] = None,
+) -> None:
+    """What can be named in recipes and on the command line, with a line and a source each."""
+    registries = _registries()
+    if kind is not None and kind not in registries:
+        guess = nearest(kind, registries)
+        hint = f"did you mean {guess!r}? " if guess else ""
+        raise UserError(f"there is no kind {kind!r}", mend=f"{hint}kinds: {', '.join(registries)}")
+    for name in [kind] if kind is not None else list(registries):
+        typer.echo(f"{name}:")
+        for entry in registries[name].entries():
+            source = f"  [{entry.source}]" if entry.source else ""
+            typer.echo(f"  {entry.name:<12} {entry.summary}{source}")
+
+
+@app.command()
+@guarded
+def inspect(
+    model: Annotated[str, typer.Argument(help="package.module:callable, file.py:callable, timm:X, torchvision:X")],
+    input_: Annotated[
+        list[str], typer.Option("--input", metavar="SHAPE", help="1,3,32,32 (or 1,16:int64); one per input")
+    ],
+    arg: Args = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which units can be removed together, and what stays whole and why."""
+    from neuroprune.graph import cost, trace
+    from neuroprune.pipeline.arguments import constructor_arguments, made_up_input
+    from neuroprune.tasks.models import load_model
+
+    network = load_model(model, kwargs=constructor_arguments(arg))
+    inputs = tuple(made_up_input(text) for text in input_)
+    found = trace(network, inputs)
+    counted = cost(network, inputs)
+    if as_json:
+        groups = [
+            {"name": g.name, "units": g.size, "tensors": [[s.tensor, s.dim] for s in g.slices]}
+            for g in found.groups
+        ]
+        refused = [vars(r) for r in found.refused]
+        typer.echo(json.dumps({"cost": vars(counted), "groups": groups, "refused": refused}, indent=2))
+        return
+    typer.echo(f"{counted.params:,} parameters, {counted.macs:,} MACs per example")
+    for group in found.groups:
+        typer.echo(f"  {group.name}: {group.size} units")
+        for part in group.slices:
+            typer.echo(f"      {part.tensor}, dimension {part.dim}")
+    for refusal in found.refused:
+        typer.echo(f"  stays whole: {refusal.parameter}: {refusal.reason} ({refusal.operator}, {refusal.where})")
+
+
+@app.command()
+@guarded
+def report(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+    """Draw report.html again from results.json."""
+    from neuroprune.base.files import read_json
+    from neuroprune.compress.artifact import add_file
+    from neuroprune.report import build_report
+
+    page = run / "report.html"
+    build_report(read_json(run / "results.json"), page)
+    if (run / "artifact" / "manifest.json").is_file():
+        add_file(run / "artifact", page.name, page)
+    typer.echo(str(page))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from neuroprune import __version__
+
+    typer.echo(__version__)
+
+
+def _run(path: Path, overrides: list[str] | None, out: Path | None, resume: bool, replay: Path | None) -> None:
+    from neuroprune.pipeline.recipe import load_recipe
+
+    _execute(load_recipe(path, overrides or []), out, resume, replay)
+
+
+def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None) -> None:
+    """Run, print the table, end with the path of the report; raise for a missed budget after that."""
+    from rich.console import Console
+
+    from neuroprune.base.progress import RichProgress
+    from neuroprune.pipeline.run import run_recipe
+    from neuroprune.pipeline.summary import table_of
+
+    folder = out or _default_out(recipe.header.name, resume)
+    command = _resume_command(folder, given=out is not None)
+    result = run_recipe(recipe, folder, resume=resume, progress=RichProgress(), replay=replay, command=command)
+    if result.results is not None:
+        console = Console(width=None if sys.stdout.isatty() else 132)
+        console.print(table_of(result.results["table"]))
+        typer.echo(result.text)
+        typer.echo(str(result.folder / "report.html"))
+    else:
+        typer.echo(str(result.folder))
+    sys.stdout.flush()
+    result.require_met()
+
+
+def _default_out(name: str, resume: bool) -> Path:
+    """runs/NAME, runs/NAME-2, ...: the first that is free, or, to resume, the last that is there."""
+    number = 1
+    folder = Path("runs") / name
+    while folder.exists():
+        number += 1
+        following = Path("runs") / f"{name}-{number}"
+        if resume and not following.exists():
+            break
+        folder = following
+    return folder
+
+
+def _resume_command(folder: Path, *, given: bool) -> str:
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    where = [] if given else ["--out", str(folder)]
+    return shlex.join(["neuroprune", *words, *where, "--resume"])
+
+
+def _write_recipe(recipe: Recipe, out: Path | None) -> None:
+    from neuroprune.base.files import write_text
+
+    path = (out or Path()) / "recipe.yaml"
+    write_text(path, recipe.text)
+    typer.echo(str(path))
+
+
+def _registries() -> dict[str, Registry[Any]]:
+    import neuroprune.pipeline.steps  # noqa: F401  # fills STEPS
+    from neuroprune.devices import DEVICES
+    from neuroprune.export import EXPORTS
+    from neuroprune.pipeline.step import STEPS
+    from neuroprune.prune import CRITERIA
+    from neuroprune.tasks.datasets import DATASETS
+
+    return {"criteria": CRITERIA, "steps": STEPS, "data": DATASETS, "devices": DEVICES, "exports": EXPORTS}
+
+
+def main() -> NoReturn:
+    """Run the command line. Every error is one message on standard error and an exit code, no traceback."""
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    try:
+        app()
+        sys.exit(0)
+    except NeuropruneError as error:
+        if debug:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        again = shlex.join(["neuroprune", "--debug", *sys.argv[1:]])
+        print(
+            f"this is a bug in neuroprune: {type(error).__name__}: {error}\n  see it with: {again}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
