@@ -1,3 +1,65 @@
-"""neuroprune: trained PyTorch networks, made small and fast, with proof."""
+"""neuroprune: trained PyTorch networks, made small and fast, with proof.
+
+>>> result = neuroprune.compress(model, train=train, val=val, budget=neuroprune.Budget(latency=0.5))
+>>> result.model, result.artifact, result.report()
+
+The names below are the whole public surface; each is imported when it is first used, so that
+``import neuroprune`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from neuroprune.api import CompressResult, compress
+    from neuroprune.base.errors import BudgetNotMet, CutRefused, NeuropruneError, UserError
+    from neuroprune.base.nouns import Budget, Cost, Measurement
+    from neuroprune.graph import Group, Refusal, Trace, cost, trace
+    from neuroprune.prune import Plan, PruneResult, Verification, apply, prune, restore, verify
+
+_WHERE = {
+    "neuroprune.api": ("CompressResult", "compress"),
+    "neuroprune.base.errors": ("BudgetNotMet", "CutRefused", "NeuropruneError", "UserError"),
+    "neuroprune.base.nouns": ("Budget", "Cost", "Measurement"),
+    "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
+    "neuroprune.prune": ("Plan", "PruneResult", "Verification", "apply", "prune", "restore", "verify"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Budget",
+    "BudgetNotMet",
+    "CompressResult",
+    "Cost",
+    "CutRefused",
+    "Group",
+    "Measurement",
+    "NeuropruneError",
+    "Plan",
+    "PruneResult",
+    "Refusal",
+    "Trace",
+    "UserError",
+    "Verification",
+    "apply",
+    "compress",
+    "cost",
+    "prune",
+    "restore",
+    "trace",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'neuroprune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

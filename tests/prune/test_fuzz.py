@@ -31,5 +31,5 @@ def test_few_networks_needed_the_safety_net() -> None:
     """Groups that only the oracle stopped are compression lost: the rules should have known better."""
     total = OUTCOMES["refused"] + OUTCOMES["exact"]
     assert total >= 300
-    assert OUTCOMES["refused"] <= 0.03 * total
+    assert OUTCOMES["refused"] <= 0.05 * total
     assert OUTCOMES["cut"] >= 0.9 * total
