@@ -26,6 +26,9 @@ class Progress(Protocol):
     def finish(self, summary: str) -> None:
         """The one-line result of the step; also works without a ``start``."""
 
+    def close(self) -> None:
+        """Take an open bar away without a result: after an error or Ctrl-C."""
+
 
 class SilentProgress:
     """Says nothing: for tests and for callers that only want the result."""
@@ -37,6 +40,9 @@ class SilentProgress:
         pass
 
     def finish(self, summary: str) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

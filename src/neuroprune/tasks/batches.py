@@ -96,7 +96,7 @@ class TensorBatches:
         starts = list(range(0, self.samples, self.batch_size))
         if len(starts) > 1 and self.samples - starts[-1] == 1:
             starts.pop()
-        return list(zip(starts, [*starts[1:], self.samples], strict=True))
+        return list(zip(starts, [*starts[1:], self.samples], strict=False))  # no starts: no batches
 
     def epoch(self, index: int | None) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, index, "tensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,10 +91,28 @@ class SplitBlind:
         modes = [(module, module.training) for module in model.modules()]
         try:
             model.eval()
-            return float(self.function(model))
+            return _as_metric(self.function(model))
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _as_metric(value: Any) -> float:
+    """Raises UserError for what is no number, or is NaN or infinite: it could neither be compared nor stored."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"evaluate returned {type(value).__name__}, not a number",
+            mend="return one float from evaluate(model), higher is better",
+        ) from error
+    if not math.isfinite(number):
+        raise UserError(
+            "evaluate returned a value that is not finite",
+            value=number,
+            mend="check the model's outputs, and divisions by zero in evaluate(model)",
+        )
+    return number
 
 
 def _first(batches: Batches, what: str) -> Batch:

@@ -89,14 +89,16 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
 
 def _check_fits(own: Mapping[str, Any], state: Mapping[str, Tensor], path: Path, model: str) -> None:
     wanted = {name: tensor for name, tensor in own.items() if isinstance(tensor, Tensor)}
-    problems = [f"missing: {name} {tuple(wanted[name].shape)}" for name in _missing(wanted, state)]
-    for name, tensor in state.items():
-        if name not in wanted:
-            problems.append(f"unexpected: {name} {tuple(tensor.shape)}")
-        elif tensor.shape != wanted[name].shape:
+    missing = set(_missing(wanted, state))
+    problems = []
+    for name, tensor in wanted.items():  # in the model's order: the first difference tells most
+        if name in missing:
+            problems.append(f"missing: {name} {tuple(tensor.shape)}")
+        elif name in state and state[name].shape != tensor.shape:
             problems.append(
-                f"shape of {name}: {tuple(tensor.shape)} in the file, {tuple(wanted[name].shape)} in the model"
+                f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} in the model"
             )
+    problems += [f"unexpected: {name} {tuple(t.shape)}" for name, t in state.items() if name not in wanted]
     if problems:
         shown = "\n    ".join(problems[:5])
         more = f"\n    and {len(problems) - 5} more" if len(problems) > 5 else ""

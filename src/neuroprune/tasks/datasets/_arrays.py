@@ -37,7 +37,8 @@ def read_npz(path: Path, wanted: Sequence[Sequence[str]], optional: Sequence[str
     Raises UserError when the file is no npz, lacks the names, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # numpy leaves files that it opens itself open when they are damaged
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{path.name} holds a single array, not named ones", mend=_mend(wanted))
             names = next((names for names in wanted if all(name in archive for name in names)), None)
