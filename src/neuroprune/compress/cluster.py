@@ -2,7 +2,8 @@
 
 In one dimension k-means needs no luck: clusters are intervals, so dynamic programming over sorted values finds the
 optimum (Wang, Song 2011, "Ckmeans.1d.dp"), here with the divide-and-conquer speed-up for monotone split points.
-Tensors with more values than bins are binned first; Lloyd's steps on all values then polish the result.
+Tensors with more values than bins are binned first. Lloyd's steps on all values polish the result, and bins are
+laid anew inside the clusters found, as long as that helps.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Ints = NDArray[np.int64]
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _POLISHING_STEPS = 100
+_CELLS_PER_CLUSTER = 8
+_REFINEMENTS, _WORTH_IT = 8, 0.999
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,27 @@ def cluster_weights(model: nn.Module, *, k: int) -> ClusterReport:
 def kmeans_1d(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Floats:
     """At most ``k`` ascending centroids for ``values`` (any shape; ``weights`` counts each of them).
 
-    The least possible sum of squares where ``values`` has at most ``max(512, 8 k)`` distinct entries,
-    else within a fraction of a percent of it. With at most ``k`` distinct values these come back unchanged.
+    The least possible sum of squares where ``values`` has at most ``max(512, 8 k)`` distinct entries, else close
+    to it. With at most ``k`` distinct values these come back unchanged.
     """
     points, inverse = np.unique(np.asarray(values, np.float64).ravel(), return_inverse=True)
     mass = np.bincount(inverse, None if weights is None else np.ravel(weights)).astype(np.float64)
     if len(points) <= k:
         return points
-    bins = max(512, 8 * k)
-    edges = _optimal_edges(*_binned(points, mass, bins), k)
-    return _polished(points, mass, edges)
+    bins = max(512, _CELLS_PER_CLUSTER * k)
+    if len(points) <= bins:
+        return _polished(points, mass, _optimal_edges(points, mass, k))
+    best, least = points[:0], np.inf
+    grid = _first_grid(points, mass, bins)
+    for _ in range(_REFINEMENTS):
+        edges = _optimal_edges(*_binned(points, mass, grid), k)
+        found = _polished(points, mass, edges)
+        error = _inertia(points, mass, found)
+        if not error < least * _WORTH_IT:
+            break
+        best, least = found, error
+        grid = _finer_grid(points, found)
+    return best
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -116,15 +130,33 @@ def _nearest(values: Floats, centroids: Floats) -> Ints:
     return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
 
 
-def _binned(points: Floats, mass: Floats, bins: int) -> tuple[Floats, Floats]:
-    """At most ``bins`` weighted points: those inside one cell of an even grid are merged to their mean."""
-    if len(points) <= bins:
-        return points, mass
-    cell = ((points - points[0]) / (points[-1] - points[0]) * bins).astype(np.int64).clip(0, bins - 1)
-    total = np.bincount(cell, mass, bins)
+def _first_grid(points: Floats, mass: Floats, bins: int) -> Floats:
+    """Half of the boundaries even in value (they resolve the tails), half even in mass (the crowd)."""
+    shares = np.linspace(0, 1, bins // 2 + 1)[1:-1]
+    by_value = points[0] + shares * (points[-1] - points[0])
+    by_mass = points[np.searchsorted(mass.cumsum(), shares * mass.sum())]
+    return np.sort(np.concatenate([by_value, by_mass]))
+
+
+def _finer_grid(points: Floats, centroids: Floats) -> Floats:
+    """Every cluster in even cells: fine where clusters are narrow, whatever the tails look like."""
+    bounds = np.concatenate([points[:1], (centroids[1:] + centroids[:-1]) / 2, points[-1:]])
+    steps = np.arange(_CELLS_PER_CLUSTER) / _CELLS_PER_CLUSTER
+    grid: Floats = (bounds[:-1, None] + np.diff(bounds)[:, None] * steps).ravel()
+    return grid
+
+
+def _binned(points: Floats, mass: Floats, grid: Floats) -> tuple[Floats, Floats]:
+    """Points inside one cell of ``grid`` merged to their mean and mass."""
+    cell = np.searchsorted(grid, points, side="right")
+    total = np.bincount(cell, mass)
     full = total > 0
-    means: Floats = np.bincount(cell, mass * points, bins)[full] / total[full]
+    means: Floats = np.bincount(cell, mass * points)[full] / total[full]
     return means, total[full].astype(np.float64)
+
+
+def _inertia(points: Floats, mass: Floats, centroids: Floats) -> float:
+    return float((mass * (points - centroids[_nearest(points, centroids)]) ** 2).sum())
 
 
 def _sums(points: Floats, mass: Floats) -> tuple[Floats, Floats, Floats]:

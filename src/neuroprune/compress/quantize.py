@@ -25,7 +25,7 @@ from neuroprune.export.onnx import write_proto
 from neuroprune.export.slim import slim
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 Method = Literal["minmax", "percentile", "entropy"]
 Batch = tuple[np.ndarray, ...]
@@ -37,6 +37,11 @@ INTEGER_OPERATORS = (
     *("GlobalAveragePool", "AveragePool", "MaxPool", "Concat", "Split", "Resize"),
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze"),
 )
+
+
+_GIVE_DATA = "give a few hundred examples of real data, preprocessed as for the network"
+#: Operators whose second input must be an integer too for an integer kernel to take them
+_TWO_OPERANDS = {"Conv", "Gemm", "MatMul", "Add", "Mul"}
 
 
 @dataclass(frozen=True)
@@ -105,37 +110,52 @@ def _load(source: Path) -> ModelProto:
         raise UserError(f"{source.name} is not a readable ONNX file", where=str(source)) from error
 
 
-def _inputs(proto: ModelProto) -> list[str]:
+def _inputs(proto: ModelProto) -> list[ValueInfoProto]:
     constants = {tensor.name for tensor in proto.graph.initializer}
-    return [value.name for value in proto.graph.input if value.name not in constants]
+    return [value for value in proto.graph.input if value.name not in constants]
 
 
-def _checked(calibration: Iterable[Batch], names: list[str]) -> list[Batch]:
+def _checked(calibration: Iterable[Batch], inputs: Sequence[ValueInfoProto]) -> list[Batch]:
     """The calibration batches as tuples of arrays. Raises UserError for what would give useless ranges."""
     batches = [tuple(np.asarray(array) for array in batch) for batch in calibration]
-    mend = "give a few hundred examples of real data, preprocessed as for the network"
     if not batches or all(array.size == 0 for batch in batches for array in batch):
-        raise UserError("int8 needs calibration data, and there are none", mend=mend)
+        raise UserError("int8 needs calibration data, and there are none", mend=_GIVE_DATA)
     for index, batch in enumerate(batches):
-        if len(batch) != len(names):
+        if len(batch) != len(inputs):
             raise UserError(
-                f"the network takes {len(names)} inputs ({', '.join(names)})",
+                f"the network takes {len(inputs)} inputs ({', '.join(value.name for value in inputs)})",
                 where=f"calibration batch {index}",
                 value=f"{len(batch)} arrays",
             )
-        for name, array in zip(names, batch, strict=True):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise UserError(
-                    "the calibration data hold NaN or infinity", where=f"input {name!r}, batch {index}", mend=mend
-                )
+        for value, array in zip(inputs, batch, strict=True):
+            _check_array(array, value, f"input {value.name!r}, batch {index}")
     columns = list(zip(*batches, strict=True))
     if all(min(a.min() for a in column) == max(a.max() for a in column) for column in columns):
         raise UserError(
             "the calibration data are constant: they tell nothing about the activations' ranges",
             value=columns[0][0].flat[0],
-            mend=mend,
+            mend=_GIVE_DATA,
         )
     return batches
+
+
+def _check_array(array: np.ndarray, value: ValueInfoProto, where: str) -> None:
+    from onnx import helper
+
+    kind = value.type.tensor_type
+    dims = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
+    fits = len(dims) == array.ndim and all(
+        isinstance(d, str) or d == n for d, n in zip(dims, array.shape, strict=False)
+    )
+    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    if not fits or array.dtype != dtype:
+        raise UserError(
+            f"the calibration data do not fit the network, which takes {dtype} of shape {dims}",
+            where=where,
+            value=f"{array.dtype} of shape {list(array.shape)}",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError("the calibration data hold NaN or infinity", where=where, mend=_GIVE_DATA)
 
 
 def _prepare(proto: ModelProto, folder: Path) -> ModelProto:
@@ -221,11 +241,11 @@ def _quantize(
     }
     source, target = folder / "float.onnx", folder / "int8.onnx"
     onnx.save(proto, source)
-    with _quiet():
+    with _quiet(), _refused():
         q.quantize_static(
             source,
             target,
-            _Reader(_inputs(proto), batches),
+            _Reader([value.name for value in _inputs(proto)], batches),
             quant_format=q.QuantFormat.QDQ,
             op_types_to_quantize=list(INTEGER_OPERATORS),
             nodes_to_exclude=kept,
@@ -253,14 +273,18 @@ class _Reader:
 
 
 def _census(proto: ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """Operators whose data inputs are integers (come from a DequantizeLinear), and all others."""
-    from_integer = {out for n in proto.graph.node if n.op_type == "DequantizeLinear" for out in n.output}
+    """Operators that integers go into and come out of, and all others."""
+    nodes = proto.graph.node
+    from_integer = {out for n in nodes if n.op_type == "DequantizeLinear" for out in n.output}
+    to_integer = {n.input[0] for n in nodes if n.op_type == "QuantizeLinear"}
     integer: Counter[str] = Counter()
     floating: Counter[str] = Counter()
-    for node in proto.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            is_integer = bool(node.input) and node.input[0] in from_integer
-            (integer if is_integer else floating)[node.op_type] += 1
+    for node in nodes:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        operands = node.input[: 2 if node.op_type in _TWO_OPERANDS else 1]
+        is_integer = from_integer.issuperset(operands) and to_integer.issuperset(node.output)
+        (integer if is_integer else floating)[node.op_type] += 1
     return dict(integer), dict(floating)
 
 
@@ -280,3 +304,16 @@ def _quiet() -> Iterator[None]:
         root.removeFilter(wanted)
         for handler in [h for h in root.handlers if h not in handlers]:
             root.removeHandler(handler)  # logging.warning() installs one on first use
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """ONNX Runtime's quantiser raises whatever it meets in a network that it cannot take."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            f"ONNX Runtime cannot quantise this network: {lines[0] if lines else type(error).__name__}",
+            mend="exclude the operator it names, or ship the fp32 file",
+        ) from error
