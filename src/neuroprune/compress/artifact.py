@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import shutil
 import sys
 import typing
@@ -85,26 +86,32 @@ def write_artifact(
     """
     _check_files(files)
     _check_replaceable(folder)
+    _check_plain("the model's arguments", dense_spec.kwargs)
+    _check_plain("the measurements", measurements)
+    _check_plain("the preprocessing constants", preprocessing or {})
     specs, structure = describe_inputs(example_inputs)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    save_tensors(partial / WEIGHTS, model.state_dict())
-    plan.save(partial / PLAN)
-    _write_json(partial / MEASUREMENTS, measurements)
-    for name, source in {RUN: Path(__file__).with_name("run_sample.py"), **files}.items():
-        _copy(source, partial / name)
-    manifest = Manifest(
-        model=replace(dense_spec, class_name=dense_spec.class_name or type(model).__name__),
-        inputs=specs,
-        structure=structure,
-        preprocessing=dict(preprocessing or {}),
-        versions=tool_versions(),
-        files={path.name: entry_of(path) for path in sorted(partial.iterdir())},
-    )
-    if INT8 in files:
-        manifest = replace(manifest, int8_error=_file_difference(partial / INT8, manifest, model).relative)
-    _write_json(partial / NAME, manifest.to_json())
-    _swap(partial, folder)
+    try:
+        save_tensors(partial / WEIGHTS, model.state_dict())
+        plan.save(partial / PLAN)
+        write_json(partial / MEASUREMENTS, measurements)
+        for name, source in {RUN: Path(__file__).with_name("run_sample.py"), **files}.items():
+            _copy(source, partial / name)
+        manifest = Manifest(
+            model=replace(dense_spec, class_name=dense_spec.class_name or type(model).__name__),
+            inputs=specs,
+            structure=structure,
+            preprocessing=dict(preprocessing or {}),
+            versions=tool_versions(),
+            files={path.name: entry_of(path) for path in sorted(partial.iterdir())},
+        )
+        if INT8 in files:
+            manifest = replace(manifest, int8_error=_file_difference(partial / INT8, manifest, model).relative)
+        write_json(partial / NAME, manifest.to_json())
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -116,7 +123,7 @@ def add_file(folder: Path, name: str, source: Path) -> None:
     _check_name(name)
     _copy(source, folder / name)
     files = {**manifest.files, name: entry_of(folder / name)}
-    _write_json(folder / NAME, replace(manifest, files=files).to_json())
+    write_json(folder / NAME, replace(manifest, files=files).to_json())
 
 
 def verify_artifact(folder: Path, *, model: nn.Module | None = None) -> VerifyReport:
@@ -219,9 +226,7 @@ def _check_harmless(spec: str, folder: Path) -> None:
     source, _, name = spec.rpartition(":")
     if spec.split(":")[0] in ("timm", "torchvision"):
         return
-    top = Path(source) if source.endswith(".py") else Path(source.split(".")[0])
-    inside = top.resolve().parent == folder.resolve() or (folder / top.with_suffix(".py")).exists()
-    if inside or source in sys.builtin_module_names or source.split(".")[0] in sys.stdlib_module_names:
+    if _is_inside(source, folder) or source.split(".")[0] in sys.stdlib_module_names:
         raise UserError("the manifest names a constructor that is no user's model", value=spec)
     if not _makes_network(_resolve(source, name)):
         raise UserError(
@@ -230,6 +235,14 @@ def _check_harmless(spec: str, folder: Path) -> None:
             value=spec,
             mend=f"annotate it (-> nn.Module), or name it yourself: --model {spec}",
         )
+
+
+def _is_inside(source: str, folder: Path) -> bool:
+    """Whether the artifact brings the code along."""
+    if source.endswith(".py"):
+        return folder.resolve() in Path(source).resolve().parents
+    top = folder / source.split(".")[0]
+    return top.is_dir() or top.with_suffix(".py").exists()
 
 
 def _resolve(source: str, name: str) -> Any:
@@ -286,11 +299,11 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _check_plain(what: str, value: Any) -> None:
     try:
-        write_json(path, value)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:  # an object, NaN
-        raise UserError(f"{path.name} takes plain JSON values only: {error}", mend="convert them") from error
+        raise UserError(f"{what} must be plain JSON values: {error}", mend="convert or leave them out") from error
 
 
 def _copy(source: Path, target: Path) -> None:
