@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _PROTOBUF_LIMIT = 2**31 - 1
+_CHATTY = (
+    "torch.onnx._internal.exporter._registration",
+    "torch.export._trace",
+    "torch.fx.experimental.symbolic_shapes",
+)
 _FIXED = "the exporter refuses a dynamic batch for this network: the file takes batches of {} only ({})"
 
 
@@ -146,8 +151,8 @@ def _export_once(model: nn.Module, inputs: tuple[Any, ...], batch: int | None) -
             return program.model_proto
     except Exception as error:  # the exporter raises whatever it met
         raise UserError(
-            f"the network cannot be exported to ONNX: {_first_line(error)}",
-            value=_first_line(error.__cause__ or error),
+            "the network cannot be exported to ONNX",
+            value=_reason(error),
             mend="torch.export must be able to trace forward(): avoid branches on the values of tensors",
         ) from error
 
@@ -186,21 +191,36 @@ def _name_batch(proto: ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about itself: an absent torchvision, its own deprecated calls."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence what the exporter says about itself; what goes wrong, it raises.
+
+    It logs an absent torchvision and errors that it raises too, it calls its own deprecated functions, and it
+    wonders about LSTM and GRU, which keep their weights in a list as well (and are left as they were).
+    """
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnx|copyreg)")
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*were assigned during export", category=UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that began it all, without the exporter's terminal colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
