@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import re
@@ -194,14 +195,15 @@ def _quiet() -> Iterator[None]:
     """Silence what the exporter says about itself; what goes wrong, it raises.
 
     It logs an absent torchvision and errors that it raises too, it calls its own deprecated functions, and it
-    wonders about LSTM and GRU, which keep their weights in a list as well (and are left as they were).
+    wonders about LSTM and GRU, which keep their weights in a list as well (and are left as they were). When it
+    fails on a branch, it prints the traced graph.
     """
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*were assigned during export", category=UserWarning)
