@@ -66,6 +66,7 @@ def sample_results(*, units: int | None = None, hostile: bool = False) -> dict[s
         "table": _table(),
         "curves": [
             _curve(rng, "train", "dense training", 12, 2.1, 0.05, 62.0, 98.6),
+            *(_curve(rng, "rounds", f"retraining, round {i}", 1, 0.3, 0.1, 96.0, 98.0) for i in range(1, 9)),
             _curve(rng, "finetune", "fine-tuning with distillation", 8, 0.9, 0.09, 91.0, 98.3),
         ],
         "rounds": _rounds(rng),

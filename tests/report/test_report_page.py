@@ -44,13 +44,13 @@ def test_every_chart_is_drawn_and_the_page_is_quiet(wide: Watched) -> None:
     marks = drawn(wide)
     assert set(marks) == {
         "chart-size", "chart-latency", "chart-pareto", "chart-curve-0-loss", "chart-curve-0-metric",
-        "chart-curve-1-loss", "chart-curve-1-metric", "chart-round-reward", "chart-round-sparsity",
-        "chart-round-metric", "chart-layers",
+        "chart-curve-1-loss", "chart-curve-1-metric", "chart-curve-2-loss", "chart-curve-2-metric",
+        "chart-round-reward", "chart-round-sparsity", "chart-round-metric", "chart-layers",
     }  # fmt: skip
     assert all(marks.values()), marks
     wide.open_all()
     marks = drawn(wide)
-    assert len(marks) == 11 + 9
+    assert len(marks) == 13 + 9
     assert all(marks.values()), marks
     assert wide.quiet(), (wide.requests, wide.console, wide.dialogs)
 
@@ -190,7 +190,7 @@ def test_odd_numbers_draw_without_complaint(browser: Any, tmp_path: Path) -> Non
         candidate["metric"] = (nan, 1e300, None, 50.0)[i % 4]
         candidate["latency_ms"] = (1.0, 1e-30, inf)[i % 3]
     results["curves"][0]["epochs"] = [{"epoch": 1, "train_loss": nan, "val_loss": 1e12}]
-    results["curves"][1]["epochs"] = [{"epoch": None, "train_loss": None}]
+    results["curves"][-1]["epochs"] = [{"epoch": None, "train_loss": None}]
     results["rounds"] = [{"round": 1, "reward": nan, "sparsity": None}, {"round": 2, "reward": 1e200}]
     results["variants"][0] = {"name": "nothing known", "role": "control"}
     results["variants"][1]["size_bytes"] = 10**400

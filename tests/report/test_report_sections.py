@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report.sample import sample_results
 
 from neuroprune.report.results import Candidate, Unit, read_results
-from neuroprune.report.sections import comparison, layers, units
+from neuroprune.report.sections import comparison, curves, document, layers, units
 from neuroprune.report.sections.pareto import Point, by_stage, choose_axis, front, placed
 from neuroprune.report.sections.variants import section as variants_section
 from neuroprune.report.tree import nodes, worded
@@ -145,3 +145,42 @@ def test_a_tree_says_what_it_leaves_out() -> None:
     for _ in range(9):
         deep = {"x": deep}
     assert "nested too deeply" in str(nodes(deep))
+
+
+def test_curves_of_one_step_share_their_charts() -> None:
+    made = curves.section(read_results(sample_results()))
+    assert made is not None
+    views: Any = made.values["curves"]
+    assert [view["title"] for view in views] == [
+        "dense training",
+        "retraining, round 1 to retraining, round 8",
+        "fine-tuning with distillation",
+    ]
+    joined = views[1]["charts"][0].figure
+    assert joined["data"][0]["x"] == [float(i) for i in range(1, 9)]
+    assert joined["layout"]["shapes"] == []
+    assert [row[0] for row in views[1]["table"].rows][:2] == ["retraining, round 1", "retraining, round 2"]
+
+
+def test_borders_part_longer_runs() -> None:
+    curve = {"step": "s", "label": "r", "epochs": [{"epoch": i, "val_loss": 1.0} for i in (1, 2)]}
+    made = curves.section(read_results({"curves": [curve, curve, {**curve, "step": "t"}]}))
+    assert made is not None
+    views: Any = made.values["curves"]
+    assert [s["x0"] for s in views[0]["charts"][0].figure["layout"]["shapes"]] == [2.5]
+    assert views[1]["charts"][0].figure["layout"]["shapes"] == []
+
+
+def test_the_document_keeps_the_promised_order_and_gathers_options_by_step() -> None:
+    parts = {"efficiency": {"x": "y"}, "hyper_parameters": {"01-train.lr": 0.1, "seed": 0, "01-train.max_n": 2},
+             "extra": "z", "strategy": {"a": "b"}}  # fmt: skip
+    made = document.section(read_results({"document": parts}))
+    assert made is not None
+    tree: Any = made.values["parts"]
+    assert [part.name for part in tree] == ["strategy", "hyper parameters", "efficiency", "extra"]
+    train, seed = tree[1].children
+    assert (train.name, [(n.name, n.text) for n in train.children]) == (
+        "01-train",
+        [("lr", "0.1"), ("max n", "2")],
+    )
+    assert (seed.name, seed.text) == ("seed", "0")

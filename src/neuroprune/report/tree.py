@@ -22,6 +22,11 @@ class Node:
     text: str
     children: tuple[Node, ...] = ()
 
+    @property
+    def brief(self) -> bool:
+        """Whether the children are a few words each, and read better side by side than below each other."""
+        return all(not child.children and len(child.name) + len(child.text) < 40 for child in self.children)
+
 
 def worded(mapping: Mapping[str, object]) -> dict[str, object]:
     """Keys as words, byte counts as sizes: ``memory_bytes: 8331419648`` reads ``memory: 8.33 GB``."""

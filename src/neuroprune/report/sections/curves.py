@@ -1,58 +1,92 @@
-"""Loss and quality per epoch, one pair of charts for every time the network was trained."""
+"""Loss and quality per epoch, one pair of charts for every step that trained the network."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from neuroprune.report.figures import Chart, Trace, any_drawable, drawable, figure, line, titled
 from neuroprune.report.results import Curve, Epoch, Results
-from neuroprune.report.section import Section, Table, number_column
+from neuroprune.report.section import Section, Table, number_column, text_column
 from neuroprune.report.wording import plain, plural
 
 
 def section(results: Results) -> Section | None:
-    curves = [curve for curve in results.curves if curve.epochs]
-    if not curves:
+    runs = by_step([curve for curve in results.curves if curve.epochs])
+    if not runs:
         return None
-    views = [
-        {"title": curve.label or curve.step, "charts": _charts(i, curve), "table": _table(curve)}
-        for i, curve in enumerate(curves)
-    ]
+    views = [{"title": _title(run), "charts": _charts(i, run), "table": _table(run)} for i, run in enumerate(runs)]
     return Section("curves", "Training, epoch by epoch", "Training", "curves.html.j2", {"curves": views})
 
 
-def _charts(index: int, curve: Curve) -> list[Chart]:
-    metric = curve.metric or "quality"
+def by_step(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Curves that one step made one after the other (retraining in rounds) belong into one picture."""
+    runs = itertools.groupby(curves, key=lambda curve: (curve.step or curve.label, curve.metric))
+    return [list(run) for _, run in runs]
+
+
+def _title(run: list[Curve]) -> str:
+    first, last = (run[i].label or run[i].step for i in (0, -1))
+    return first if len(run) == 1 else f"{first} to {last}"
+
+
+def _charts(index: int, run: list[Curve]) -> list[Chart]:
+    epochs = [epoch for curve in run for epoch in curve.epochs]
+    metric = run[0].metric or "quality"
     wanted = (
-        (
-            f"chart-curve-{index}-loss",
-            "loss",
-            [e.train_loss for e in curve.epochs],
-            [e.val_loss for e in curve.epochs],
-        ),
-        (
-            f"chart-curve-{index}-metric",
-            metric,
-            [e.train_metric for e in curve.epochs],
-            [e.val_metric for e in curve.epochs],
-        ),
+        ("loss", "loss", [e.train_loss for e in epochs], [e.val_loss for e in epochs]),
+        ("metric", metric, [e.train_metric for e in epochs], [e.val_metric for e in epochs]),
     )
-    return [_chart(id, name, curve, train, val) for id, name, train, val in wanted if any_drawable([*train, *val])]
+    return [
+        _chart(f"chart-curve-{index}-{key}", name, run, train, val)
+        for key, name, train, val in wanted
+        if any_drawable([*train, *val])
+    ]
 
 
-def _chart(id: str, name: str, curve: Curve, train: list[float | None], val: list[float | None]) -> Chart:
-    x = [epoch.epoch for epoch in curve.epochs]
+def _chart(id: str, name: str, run: list[Curve], train: list[float | None], val: list[float | None]) -> Chart:
+    x = _positions(run)
     traces: list[Trace] = []
     if any_drawable(train):
         traces.append(line("training", x, train, "@contrast", line={"dash": "dot"}))
     if any_drawable(val):
         traces.append(line("validation", x, val, "@accent"))
-    y = titled(name, **({"type": "log"} if name == "loss" and _spread([*train, *val]) > 50 else {}))
+    scale = (
+        {"type": "log", "tickformat": "~g", "nticks": 6} if name == "loss" and _spread([*train, *val]) > 50 else {}
+    )
+    title = "epoch" if len(run) == 1 else "epoch, counted through"
     return Chart(
         id,
-        figure(traces, x=titled("epoch", **_whole_ticks(x)), y=y, showlegend=True),
-        alt=_spoken(name, curve, train, val),
-        caption=f"{name.capitalize()} per epoch",
+        figure(
+            traces,
+            x=titled(title, **_whole_ticks(x)),
+            y=titled(name, **scale),
+            showlegend=True,
+            shapes=_borders(run),
+        ),
+        alt=_spoken(name, run, train, val),
+        caption=f"{name.capitalize()} per epoch" + ("; thin lines part the runs." if _borders(run) else ""),
         height=270,
     )
+
+
+def _positions(run: list[Curve]) -> list[float | None]:
+    """The epochs' own numbers; counted through where several curves follow each other."""
+    if len(run) == 1:
+        return [epoch.epoch for epoch in run[0].epochs]
+    return [float(i + 1) for i in range(sum(len(curve.epochs) for curve in run))]
+
+
+def _borders(run: list[Curve]) -> list[dict[str, object]]:
+    """A thin line between one curve and the next, where they have more than a single epoch."""
+    ends = list(itertools.accumulate(len(curve.epochs) for curve in run))
+    if ends[-1] == len(run):
+        return []
+    style = {"color": "@rule", "width": 1}
+    return [
+        {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": end + 0.5, "x1": end + 0.5, "line": style}
+        for end in ends[:-1]
+    ]
 
 
 def _whole_ticks(x: list[float | None]) -> dict[str, object]:
@@ -66,8 +100,8 @@ def _spread(values: list[float | None]) -> float:
     return max(known) / min(known) if known and min(known) > 0 else 0.0
 
 
-def _spoken(name: str, curve: Curve, train: list[float | None], val: list[float | None]) -> str:
-    parts = [f"{name} over {plural(len(curve.epochs), 'epoch')} of {curve.label or curve.step}"]
+def _spoken(name: str, run: list[Curve], train: list[float | None], val: list[float | None]) -> str:
+    parts = [f"{name} over {plural(len(val), 'epoch')} of {_title(run)}"]
     for title, values in (("training", train), ("validation", val)):
         known = [v for v in values if v is not None]
         if known:
@@ -75,13 +109,15 @@ def _spoken(name: str, curve: Curve, train: list[float | None], val: list[float 
     return "; ".join(parts) + "."
 
 
-def _table(curve: Curve) -> Table:
-    metric = curve.metric or "quality"
-    columns = ("Epoch", "Training loss", "Validation loss", f"Training {metric}", f"Validation {metric}")
+def _table(run: list[Curve]) -> Table:
+    metric = run[0].metric or "quality"
+    titles = ("Epoch", "Training loss", "Validation loss", f"Training {metric}", f"Validation {metric}")
+    numbers = tuple(number_column(title) for title in titles)
+    several = len(run) > 1
     return Table(
-        f"Figures per epoch: {curve.label or curve.step}",
-        tuple(number_column(title) for title in columns),
-        [_cells(epoch) for epoch in curve.epochs],
+        f"Figures per epoch: {_title(run)}",
+        (text_column("Run"), *numbers) if several else numbers,
+        [((curve.label,) if several else ()) + _cells(epoch) for curve in run for epoch in curve.epochs],
     )
 
 

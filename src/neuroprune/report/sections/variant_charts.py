@@ -53,7 +53,7 @@ def latency_chart(results: Results) -> Chart | None:
         ("wall", wall, wall90, control.wall_p50 if control else None, 0.2),
     ):
         rows = [i + shift for i in range(len(variants))]
-        texts[name] = [f"{name} {milliseconds(v)}{_factor(v, dense)}" for v in p50]
+        texts[name] = [f"{name} {plain(v, 3)}{_factor(v, dense)}" for v in p50]
         shown = {**bars(name, p50, rows, colours, 0.34), "error_x": whiskers(p50, p90)}
         traces += [
             {**shown, "opacity": 1.0 if name == "CPU" else 0.6},
@@ -63,11 +63,11 @@ def latency_chart(results: Results) -> Chart | None:
         "chart-latency",
         figure(
             traces,
-            x=titled("median latency, ms", range=room([*cpu, *wall, *cpu90, *wall90], 0.62)),
+            x=titled("median latency, ms", range=room([*cpu, *wall, *cpu90, *wall90], 0.85)),
             y=_names(variants),
             showlegend=False,
         ),
-        alt="Median latency by variant. " + _spoken(variants, texts["CPU"]),
+        alt="Median latency by variant. " + _spoken(variants, [f"CPU time {milliseconds(v)}" for v in cpu]),
         caption="Median latency, CPU time above wall time; the whisker reaches to the 90th percentile. "
         + _conditions(variants),
         height=_height(variants),
@@ -102,18 +102,20 @@ def _later(p50: float | None, p90: float | None) -> float | None:
     return max(first, second) if first is not None and second is not None else first
 
 
-def same_conditions(variants: tuple[Variant, ...]) -> tuple[int, int, int] | None:
-    """Threads, batch and runs when all measured variants agree on them."""
-    seen = {(v.latency.threads, v.latency.batch, v.latency.runs) for v in variants if v.latency}
+def same_conditions(variants: tuple[Variant, ...]) -> tuple[int, int] | None:
+    """Threads and batch when all measured variants agree on them."""
+    seen = {(v.latency.threads, v.latency.batch) for v in variants if v.latency}
     return seen.pop() if len(seen) == 1 else None
 
 
 def _conditions(variants: tuple[Variant, ...]) -> str:
     same = same_conditions(variants)
     if same is None:
-        return "Threads, batch and runs are in the table below."
-    threads, batch, runs = same
-    return f"Threads {threads}, batch {batch}, {runs:,} runs each, interleaved."
+        return "Threads and batch are in the table below."
+    runs = [v.latency.runs for v in variants if v.latency]
+    low, high = min(runs), max(runs)
+    span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"Threads {same[0]}, batch {same[1]}, {span} runs of each variant."
 
 
 def _spoken(variants: tuple[Variant, ...], texts: list[str]) -> str:
