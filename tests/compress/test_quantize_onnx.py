@@ -155,6 +155,27 @@ def test_data_of_another_shape(exported: Exported, tmp_path: Path) -> None:
             quantize_onnx(exported.fp32, tmp_path / "q.onnx", [(wrong,)])
 
 
+def test_a_reduced_range_leaves_a_bit_unused(exported: Exported, tmp_path: Path) -> None:
+    quantize_onnx(exported.fp32, tmp_path / "q.onnx", [(X,)], reduce_range=True)
+    for path, low, high in ((exported.int8, 120, 128), (tmp_path / "q.onnx", 60, 64)):
+        arrays = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+        assert low <= max(np.abs(a.astype(int)).max() for a in arrays if a.dtype == np.int8) <= high
+
+
+def test_a_fixed_batch_is_calibrated_in_batches_of_its_size(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(int(x.shape[0]) if x.shape[0] == 2 else 3, -1) * 2
+
+    written = ONNX.write(Fixed(), (torch.from_numpy(X[:2]),), tmp_path / "m.onnx")
+    assert not written.dynamic_batch
+    report = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", [(X[:7],), (X[:4],)])
+    assert report.examples == 10
+    assert ONNX.load(tmp_path / "q.onnx").batch == 2
+    with pytest.raises(UserError, match="there are none"):
+        quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", [(X[:1],)])
+
+
 def test_a_source_that_is_absent_or_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", [(X,)])
