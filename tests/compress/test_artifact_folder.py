@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from neuroprune.base.files import sha256
 from neuroprune.compress import manifest as manifests
 from neuroprune.compress.artifact import ModelSpec, add_file, verify_artifact, write_artifact
 from neuroprune.compress.manifest import describe_inputs, made_up_inputs, read_manifest
+from neuroprune.compress.quantize import quantize_onnx
 from neuroprune.export import EXPORTS
 from neuroprune.prune import Plan
 from neuroprune.tasks.nets import tiny_resnet
@@ -423,6 +426,30 @@ def test_an_unwritable_place_is_a_user_error(exported: Exported, tmp_path: Path)
             files={"model.onnx": exported.fp32},
             measurements={},
         )
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 6 KB, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_a_user_error_and_leaves_nothing(exported: Exported, tmp_path: Path) -> None:
+    onnx = EXPORTS.get("onnx")
+    for work in (
+        lambda: write(exported, tmp_path / "artifact", files={"model.onnx": exported.fp32}),
+        lambda: quantize_onnx(exported.fp32, tmp_path / "q.onnx", [(X,)]),
+        lambda: onnx.write(nn.Linear(50, 50), (torch.zeros(2, 50),), tmp_path / "m.onnx"),
+    ):
+        with full_disk(), pytest.raises(UserError) as caught:
+            work()
+        assert caught.value.mend
+    assert {p.name for p in tmp_path.iterdir()} <= {"report.html"}
 
 
 class TestRunSample:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neuroprune.base.errors import UserError
+from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
 from neuroprune.compress.codebook import pack_weights
 from neuroprune.export.onnx import write_proto
@@ -89,7 +89,7 @@ def quantize_onnx(
         raise UserError("weights take 4 or 8 bits", value=weight_bits)
     metadata = {p.key: p.value for p in proto.metadata_props}
     batches = _checked(_in_batches_of(metadata.get("batch", ""), calibration), _inputs(proto))
-    with tempfile.TemporaryDirectory() as name:
+    with _refused(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepared = _prepare(proto, folder)
         kept = _excluded(prepared, exclude)
@@ -271,7 +271,7 @@ def _quantize(
     }
     source, target = folder / "float.onnx", folder / "int8.onnx"
     onnx.save(proto, source)
-    with _quiet(), _refused():
+    with _quiet():
         q.quantize_static(
             source,
             target,
@@ -343,6 +343,14 @@ def _refused() -> Iterator[None]:
     """ONNX Runtime's quantiser raises whatever it meets in a network that it cannot take."""
     try:
         yield
+    except NeuropruneError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write what quantising needs in passing: {error.strerror or error}",
+            where=tempfile.gettempdir(),
+            mend="free some space, or set TMPDIR to another folder",
+        ) from error
     except Exception as error:
         lines = str(error).strip().splitlines()
         raise UserError(

@@ -49,12 +49,10 @@ class LocalDevice:
         """See ``Device.memory``."""
         if not file.is_file():
             raise UserError(f"there is no file {file.name}", where=str(file.parent))
-        with tempfile.TemporaryDirectory() as folder:
-            arrays = Path(folder) / "inputs.npz"
-            np.savez(arrays, **{f"{i:03d}": array for i, array in enumerate(inputs)})  # type: ignore[arg-type]
-            command = [sys.executable, str(_RUNNER), "memory", str(file.absolute())]
-            command += ["--inputs", str(arrays), "--threads", str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        try:
+            done = _run_alone(file.absolute(), inputs, threads)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"measuring the memory of {file.name} failed: {error}") from error
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             raise UserError(
@@ -64,6 +62,16 @@ class LocalDevice:
             )
         row = json.loads(done.stdout.splitlines()[-1])
         return Memory(peak=int(row["peak"]), baseline=int(row["baseline"]), source=str(row["source"]))
+
+
+def _run_alone(file: Path, inputs: Sequence[np.ndarray], threads: int) -> subprocess.CompletedProcess[str]:
+    """``runner.py memory`` in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = Path(folder) / "inputs.npz"
+        np.savez(arrays, **{f"{i:03d}": array for i, array in enumerate(inputs)})  # type: ignore[arg-type]
+        command = [sys.executable, str(_RUNNER), "memory", str(file)]
+        command += ["--inputs", str(arrays), "--threads", str(threads)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
 
 
 def _latency(row: Mapping[str, float | int]) -> Latency:
