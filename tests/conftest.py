@@ -10,7 +10,7 @@ import torch
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture()
+@pytest.fixture
 def shared_data() -> Path:
     """The folder of real data beside the checkout; tests that need it skip where it is absent."""
     if not SHARED_DATA.is_dir():

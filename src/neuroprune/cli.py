@@ -159,7 +159,7 @@ def verify(
     arg: Args = None,
 ) -> None:
     """Check an artifact: hashes, weights onto the plain constructor, ONNX Runtime against PyTorch."""
-    from neuroprune.compress.artifact import verify_artifact
+    from neuroprune.compression.artifact import verify_artifact
     from neuroprune.pipeline.arguments import constructor_arguments
     from neuroprune.tasks.models import load_model
 
@@ -187,7 +187,7 @@ def restore(
 ) -> None:
     """Write the dense network's weights, bit for bit as they were before pruning."""
     from neuroprune.base.files import save_tensors
-    from neuroprune.prune.restore import load_undo
+    from neuroprune.pruning.restore import load_undo
 
     undo = run / "undo" / "before-cut" if before_cut else run / "undo"
     tensors = load_undo(undo)
@@ -254,7 +254,7 @@ def inspect(
 def report(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
     """Draw report.html again from results.json."""
     from neuroprune.base.files import read_json
-    from neuroprune.compress.artifact import add_file
+    from neuroprune.compression.artifact import add_file
     from neuroprune.report import build_report
 
     page = run / "report.html"
@@ -332,7 +332,7 @@ def _registries() -> dict[str, Registry[Any]]:
     from neuroprune.devices import DEVICES
     from neuroprune.export import EXPORTS
     from neuroprune.pipeline.step import STEPS
-    from neuroprune.prune import CRITERIA
+    from neuroprune.pruning import CRITERIA
     from neuroprune.tasks.datasets import DATASETS
 
     return {"criteria": CRITERIA, "steps": STEPS, "data": DATASETS, "devices": DEVICES, "exports": EXPORTS}

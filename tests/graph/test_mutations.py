@@ -23,7 +23,7 @@ from neuroprune.base.errors import CutRefused
 from neuroprune.graph.labels import Factor, Factors
 from neuroprune.graph.rules import RULES, OpCall, movement
 from neuroprune.graph.rules._base import Rule
-from neuroprune.prune import prune
+from neuroprune.pruning import prune
 
 
 def reversed_labels(rule: Rule) -> Rule:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered thing: ``summary`` is one line for ``neuroprune list``, ``source`` names its paper or system."""
+    """A registered thing: ``summary``: one line for ``neuroprune list``; ``source``: its paper or system."""
 
     name: str
     value: T

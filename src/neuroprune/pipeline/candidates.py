@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from neuroprune.compress.quantize import quantize_onnx
+from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import capture_inputs
 from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.measuring import latencies
 from neuroprune.pipeline.verdict import Figures, misses
-from neuroprune.prune.allocate import Scope, allocate
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.surgery import apply
+from neuroprune.pruning.allocate import Scope, allocate
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.surgery import apply
 from neuroprune.recover.statistics import reestimate_batch_norm
 
 

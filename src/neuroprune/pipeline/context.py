@@ -21,9 +21,9 @@ from neuroprune.pipeline.folder import RunFolder
 from neuroprune.pipeline.journal import Journal
 from neuroprune.pipeline.recipe import Recipe
 from neuroprune.pipeline.step import Outcome
-from neuroprune.prune.masks import Granularity
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.surgery import apply
+from neuroprune.pruning.masks import Granularity
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.surgery import apply
 from neuroprune.tasks.task import Task
 
 

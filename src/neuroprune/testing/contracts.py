@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neuroprune.prune.criteria import CRITERIA, Criterion, WeightView
+from neuroprune.pruning.criteria import CRITERIA, Criterion, WeightView
 
 
 class CriterionContract:

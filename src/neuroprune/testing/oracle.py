@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.surgery import named_tensors, shrink
-from neuroprune.prune.verify import TOLERANCE, verify
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.surgery import named_tensors, shrink
+from neuroprune.pruning.verify import TOLERANCE, verify
 
 
 def assert_exact(dense: nn.Module, pruned: nn.Module, plan: Plan, inputs: Any) -> None:

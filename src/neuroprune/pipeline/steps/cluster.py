@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from neuroprune.compress.cluster import cluster_weights
+from neuroprune.compression.cluster import cluster_weights
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 

@@ -9,10 +9,10 @@ from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.initialise import REFUSAL
-from neuroprune.prune.cut import prove
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.restore import save_undo
-from neuroprune.prune.surgery import apply
+from neuroprune.pruning.cut import prove
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.restore import save_undo
+from neuroprune.pruning.surgery import apply
 
 
 class CutConfig(StepConfig):

@@ -40,12 +40,10 @@ class FitBudgetConfig(StepConfig):
     FitBudgetConfig,
     summary="bisection over a uniform ratio until measured candidates meet the budget",
     source="S3 (hardware-aware pruning, automated ratio choice)",
-    needs=("scores",),
+    needs=("masks", "scores"),
     gives=("selection",),
 )
 def fit_budget(context: Context, config: FitBudgetConfig) -> Outcome:
-    if "dense_metric" not in context.facts:
-        context.facts["dense_metric"] = context.task.evaluate(context.dense, context.task.val)
     has_int8 = "quantize" in [call.name for call in context.recipe.steps]
     trial, ratio, tried = _find(context, config, has_int8)
     broken = trial.broken(context, ratio)
@@ -64,7 +62,7 @@ def fit_budget(context: Context, config: FitBudgetConfig) -> Outcome:
     state = "meets" if not broken else f"is the best that was reached ({binding(broken)} is missed) for"
     return Outcome(
         f"ratio {ratio:.3f} ({trial.variant}) {state} {context.recipe.budget}; {len(tried)} candidates",
-        facts={"fit": fit, "dense_metric": context.facts["dense_metric"]},
+        facts={"fit": fit},
         pieces={"candidates": [row(t, r, t.figures(context, r)[1], (t, r) == (trial, ratio)) for t, r in tried]},
     )
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from neuroprune.base.errors import UserError
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.prune.masks import Granularity, Masks
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.restore import save_undo
+from neuroprune.pruning.masks import Granularity, Masks
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.restore import save_undo
+from neuroprune.tasks.task import Accuracy, evaluating, logits_of
 
 
 class InitialiseConfig(StepConfig):
@@ -36,10 +37,29 @@ def initialise(context: Context, config: InitialiseConfig) -> Outcome:
     units = sum(group.size for group in trace.groups)
     values = sum(mask.numel() for mask in masks.masks.values())
     refused = [{key: asdict(r)[key] for key in REFUSAL} for r in trace.refused]
+    metric, doubt = _dense_metric(context)
     return Outcome(
         f"{len(trace.groups)} groups with {units} units, masks over {values:,} values; "
-        f"{len(refused)} dimensions stay whole",
-        pieces={"refused": refused},
+        f"{len(refused)} dimensions stay whole" + (f"; {doubt}" if doubt else ""),
+        facts={"dense_metric": metric},
+        pieces={"refused": refused, "notes": [doubt] if doubt else []},
+    )
+
+
+def _dense_metric(context: Context) -> tuple[float, str]:
+    """The dense network's metric on val, and a doubt where a classifier knows no more than chance."""
+    task = context.task
+    value = context.facts.get("dense_metric")
+    value = task.evaluate(context.dense, task.val) if value is None else float(value)
+    if not isinstance(task.evaluate, Accuracy):
+        return value, ""
+    with evaluating(context.dense):
+        classes = logits_of(context.dense(*task.example_inputs)).shape[1]
+    if value >= 200.0 / classes:
+        return value, ""
+    return value, (
+        f"the dense network's accuracy is {value:.1f} %, hardly more than chance: are its weights loaded? "
+        "(--weights FILE, or --train-epochs N)"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from neuroprune.base.errors import UserError
-from neuroprune.compress.quantize import quantize_onnx
+from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.export.compare import capture_inputs
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from neuroprune.base.files import write_json
-from neuroprune.compress.artifact import ModelSpec, write_artifact
+from neuroprune.compression.artifact import ModelSpec, write_artifact
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
 from neuroprune.pipeline.results import assemble
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.document import FILE as DOCUMENT
 from neuroprune.pipeline.steps.export import INT8, MODEL
-from neuroprune.prune.plan import Plan
+from neuroprune.pruning.plan import Plan
 from neuroprune.report import build_report
 
 

@@ -14,11 +14,11 @@ from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.initialise import masks_of
 from neuroprune.pipeline.steps.score import known_criterion, statistics_of
 from neuroprune.pipeline.training import FitOptions, fit_in
-from neuroprune.prune.allocate import Scope, allocate
-from neuroprune.prune.criteria import CRITERIA
-from neuroprune.prune.masks import Granularity, Masks
-from neuroprune.prune.plan import Plan
-from neuroprune.prune.score import saliencies, score
+from neuroprune.pruning.allocate import Scope, allocate
+from neuroprune.pruning.criteria import CRITERIA
+from neuroprune.pruning.masks import Granularity, Masks
+from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.score import saliencies, score
 
 
 class RoundsConfig(FitOptions):

@@ -9,9 +9,9 @@ from pydantic import Field, field_validator
 from neuroprune.base.errors import UserError
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.prune.criteria import CRITERIA
-from neuroprune.prune.score import gather, score
-from neuroprune.prune.statistics import Statistics
+from neuroprune.pruning.criteria import CRITERIA
+from neuroprune.pruning.score import gather, score
+from neuroprune.pruning.statistics import Statistics
 
 
 class ScoreConfig(StepConfig):

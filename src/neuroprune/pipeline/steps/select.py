@@ -10,10 +10,10 @@ from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.initialise import masks_of
 from neuroprune.pipeline.steps.score import statistics_of
-from neuroprune.prune.allocate import allocate
-from neuroprune.prune.criteria import CRITERIA
-from neuroprune.prune.masks import Granularity
-from neuroprune.prune.score import saliencies
+from neuroprune.pruning.allocate import allocate
+from neuroprune.pruning.criteria import CRITERIA
+from neuroprune.pruning.masks import Granularity
+from neuroprune.pruning.score import saliencies
 
 
 class SelectConfig(StepConfig):

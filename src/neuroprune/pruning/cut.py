@@ -1,0 +1,103 @@
+"""``prune``: trace, score, allocate, prove, cut. What cannot be proven stays whole and is reported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from neuroprune.base.errors import CutRefused, UserError
+from neuroprune.graph.trace import Trace, trace
+from neuroprune.graph.units import Refusal
+from neuroprune.pruning.allocate import Scope, allocate, build_plan
+from neuroprune.pruning.plan import GroupDecision, Plan
+from neuroprune.pruning.score import score
+from neuroprune.pruning.statistics import Statistics
+from neuroprune.pruning.surgery import apply
+from neuroprune.pruning.verify import Verification, verify
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions that stayed whole, and why."""
+
+    model: nn.Module
+    plan: Plan
+    verification: Verification
+    refused: tuple[Refusal, ...]
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    ratio: float = 0.5,
+    *,
+    criterion: str = "l2",
+    scope: Scope = "local",
+    round_to: int = 1,
+    keep: Sequence[str] = (),
+    statistics: Statistics | None = None,
+    inplace: bool = False,
+    on_refuse: Literal["report", "raise"] = "report",
+    seed: int = 0,
+) -> PruneResult:
+    """Physically remove about ``ratio`` of the channels of ``model``; no hints about its structure needed.
+
+    >>> result = prune(model, torch.randn(1, 3, 32, 32), ratio=0.5)
+
+    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments. Returned only when the
+    result equals the masked dense network (float64, relative error <= 1e-9). Groups for which that cannot be
+    shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead. Raises
+    UserError for unknown names, bad ratios or inputs that do not fit the model.
+    """
+    if on_refuse not in ("report", "raise"):
+        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    found = trace(model, example_inputs)
+    scores = score(model, found, criterion, statistics, seed=seed)
+    plan = allocate(
+        model, found, scores, ratio, scope=scope, round_to=round_to, keep=keep, criterion=criterion,
+        constraint=f"ratio={ratio:g}",
+    )  # fmt: skip
+    plan, verification, refused = prove(model, found, plan, example_inputs)
+    if refused and on_refuse == "raise":
+        raise CutRefused(refused[0].reason, where=refused[0].parameter)
+    cut = apply(plan, model if inplace else copy.deepcopy(model))
+    return PruneResult(cut, plan, verification, found.refused + refused)
+
+
+def prove(
+    model: nn.Module, found: Trace, plan: Plan, example_inputs: Any
+) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
+    """The part of ``plan`` that is exact: groups that spoil the proof are left whole and reported.
+
+    The whole plan nearly always holds; where it does not, groups are added one by one and stay only while
+    the network computes what the masked dense one computes. ``model`` is not touched.
+    """
+    verification = verify(model, plan, example_inputs)
+    if verification.exact:
+        return plan, verification, ()
+    decisions = [_whole(decision, "not tried yet") for decision in plan.decisions]
+    refused = []
+    for index, decision in enumerate(plan.decisions):
+        wider = [*decisions[:index], decision, *decisions[index + 1 :]]
+        attempt = verify(model, build_plan(model, found, wider), example_inputs)
+        if attempt.exact:
+            decisions = wider
+        else:
+            decisions[index] = _whole(decision, f"not proven exact: {attempt.problem}")
+            refused.append(_refusal(found, decision, attempt.problem))
+    proven = build_plan(model, found, decisions)
+    return proven, verify(model, proven, example_inputs), tuple(refused)
+
+
+def _whole(decision: GroupDecision, reason: str) -> GroupDecision:
+    everything = tuple(sorted(decision.kept + decision.removed))
+    return replace(decision, kept=everything, removed=(), reason=reason)
+
+
+def _refusal(found: Trace, decision: GroupDecision, problem: str) -> Refusal:
+    first = found.group(decision.group).slices[0]
+    return Refusal(first.tensor, first.dim, "verify", first.tensor.rpartition(".")[0], "", problem)

@@ -1,0 +1,129 @@
+"""Masks: parts switched off but still there, so that pruning can be tried, undone, and cut when it is good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.graph.trace import Trace
+from neuroprune.pruning.surgery import named_tensors
+
+Granularity = Literal["filter", "weight"]
+
+
+class Masks:
+    """One binary mask per tensor; ``apply`` after every optimizer step keeps what is off at exactly zero.
+
+    ``granularity="filter"`` switches whole units (every tensor a unit appears in), so that a later cut equals
+    the masked network; ``"weight"`` switches single weights of matrices and kernels. The original values are
+    kept, so ``undo`` gives the dense weights back bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, granularity: Granularity, masks: dict[str, Tensor]) -> None:
+        self.model, self.granularity, self.masks = model, granularity, masks
+        self.off: dict[str, tuple[int, ...]] = {}  # group -> units that are off (granularity "filter")
+        tensors = named_tensors(model)
+        self.original = {name: tensors[name].detach().clone() for name in masks}
+
+    @classmethod
+    def for_units(cls, model: nn.Module, trace: Trace) -> Masks:
+        """Masks of ones over every parameter that a unit of ``trace`` touches."""
+        touched = {part.tensor for group in trace.groups for part in group.slices}
+        parameters = dict(model.named_parameters())
+        return cls(model, "filter", {n: torch.ones_like(p) for n, p in parameters.items() if n in touched})
+
+    @classmethod
+    def for_weights(cls, model: nn.Module) -> Masks:
+        """Masks of ones over every weight matrix and kernel (two dimensions or more)."""
+        return cls(model, "weight", {n: torch.ones_like(p) for n, p in model.named_parameters() if p.dim() >= 2})
+
+    def switch_units(self, trace: Trace, removed: Mapping[str, tuple[int, ...]]) -> None:
+        """Switch off exactly ``removed[group]`` units of each group (all others on) and apply."""
+        for mask in self.masks.values():
+            mask.fill_(1)
+        for group in trace.groups:
+            units = list(removed.get(group.name, ()))
+            for part in group.slices:
+                if units and part.tensor in self.masks:
+                    self.masks[part.tensor].index_fill_(
+                        part.dim, torch.from_numpy(np.unique(part.indices[units])), 0
+                    )
+        self.off = {name: tuple(units) for name, units in removed.items() if units}
+        self.apply()
+
+    def switch_weights(self, saliency: Mapping[str, Tensor], fraction: float) -> None:
+        """Switch off the ``fraction`` of weights with the lowest saliency, normalised per layer (mean 1: S1).
+
+        Every layer keeps at least one weight. Raises UserError for a fraction outside [0, 1).
+        """
+        if not 0 <= fraction < 1:
+            raise UserError("the pruning fraction must be at least 0 and below 1", value=fraction)
+        names = [name for name in self.masks if name in saliency]
+        scaled = {n: saliency[n].double() / saliency[n].double().mean().clamp_min(1e-30) for n in names}
+        pooled = torch.cat([scaled[n].flatten() for n in names])
+        count = int(pooled.numel() * fraction)
+        threshold = pooled.kthvalue(count).values if count else pooled.min() - 1
+        for name in names:
+            mask = (scaled[name] > threshold).to(self.masks[name].dtype)
+            if not bool(mask.any()):
+                mask.view(-1)[scaled[name].argmax()] = 1
+            self.masks[name] = mask
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set everything that is off to zero, in the model's own tensors."""
+        tensors = named_tensors(self.model)
+        for name, mask in self.masks.items():
+            tensors[name].mul_(mask)
+
+    def sparsity(self) -> float:
+        """Share of the masked tensors' elements that are off, 0..1."""
+        total = sum(mask.numel() for mask in self.masks.values())
+        return 1 - sum(float(mask.sum()) for mask in self.masks.values()) / total if total else 0.0
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """All masks on, and the original weights back, bit for bit."""
+        tensors = named_tensors(self.model)
+        for name, value in self.original.items():
+            tensors[name].copy_(value)
+            self.masks[name].fill_(1)
+        self.off = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """The masks, for a safetensors file."""
+        return {name: mask.clone() for name, mask in self.masks.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raises UserError, changing nothing, when ``state`` belongs to another architecture."""
+        for name, mask in self.masks.items():
+            if name not in state or state[name].shape != mask.shape:
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise UserError(
+                    "these masks belong to another model", where=name, value=f"{found}, not {tuple(mask.shape)}"
+                )
+        for name, mask in self.masks.items():
+            mask.copy_(state[name])
+        self.apply()
+
+    def find_off(self, trace: Trace) -> dict[str, tuple[int, ...]]:
+        """Units of each group whose every masked element is off, read from the masks themselves."""
+        found: dict[str, tuple[int, ...]] = {}
+        for group in trace.groups:
+            off = np.ones(group.size, dtype=bool)
+            for part in group.slices:
+                if part.tensor in self.masks:
+                    mask = self.masks[part.tensor]
+                    others = [d for d in range(mask.dim()) if d != part.dim]
+                    empty = (mask.sum(others) if others else mask).numpy() == 0
+                    off &= empty[part.indices].all(axis=1)
+            units = tuple(np.flatnonzero(off).tolist())
+            if units:
+                found[group.name] = units
+        return found

@@ -1,0 +1,110 @@
+"""Scores of units: a criterion's saliency, summed over everything that goes with the unit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from neuroprune.base.errors import UserError
+from neuroprune.graph.trace import Trace
+from neuroprune.graph.units import Group
+from neuroprune.pruning.criteria import CRITERIA, Criterion, WeightView
+from neuroprune.pruning.statistics import Forward, Loss, Statistics, accumulate_gradients, track_activations
+
+Scores = dict[str, np.ndarray]
+
+
+def gather(
+    model: nn.Module,
+    criterion: str,
+    batches: Iterable[Any] | None,
+    forward: Forward | None,
+    loss: Loss | None = None,
+) -> Statistics:
+    """The statistics that ``criterion`` needs. Raises UserError when it needs data and none is given."""
+    needs = CRITERIA.get(criterion).needs
+    statistics = Statistics()
+    if not needs:
+        return statistics
+    if batches is None or forward is None:
+        raise UserError(f"the criterion {criterion!r} needs data", mend="give batches, or use l1 or l2")
+    if "activations" in needs:
+        statistics.input_magnitude = track_activations(model, forward, batches)
+    if "gradients" in needs:
+        if loss is None:
+            raise UserError(f"the criterion {criterion!r} needs a loss", mend="give loss=, or use activation")
+        statistics.gradient = accumulate_gradients(model, forward, loss, batches)
+    return statistics
+
+
+def score(
+    model: nn.Module, trace: Trace, criterion: str, statistics: Statistics | None = None, *, seed: int = 0
+) -> Scores:
+    """Score of every unit, per group: [units], larger means keep.
+
+    Each tensor the group cuts contributes its saliency per unit, divided by the mean over the units, so that
+    a wide consumer does not drown a narrow producer; the score is the mean over those tensors. Scores of
+    different groups are therefore comparable (mean 1), which is S1's normalisation per layer.
+    """
+    rule = CRITERIA.get(criterion)
+    if rule.needs and statistics is None:
+        raise UserError(
+            f"the criterion {criterion!r} needs data", mend="pass statistics=gather(...), or use l1 or l2"
+        )
+    saliency = saliencies(model, rule, statistics or Statistics(), seed)
+    return {group.name: _of_group(group, saliency, rule) for group in trace.groups}
+
+
+def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> dict[str, Tensor]:
+    """Per-weight saliency of every tensor the criterion looks at; a tensor without its statistic is left out."""
+    out: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        scale = isinstance(module, _BatchNorm) and name.endswith("weight")
+        if scale if rule.looks == "scales" else weight.dim() >= 2:
+            view = _view(name, weight.detach(), statistics, seed)
+            if ("activations" not in rule.needs or view.input_magnitude is not None) and (
+                "gradients" not in rule.needs or view.gradient is not None
+            ):
+                out[name] = rule.saliency(view)
+    return out
+
+
+def _view(name: str, weight: Tensor, statistics: Statistics, seed: int) -> WeightView:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return WeightView(
+        name,
+        weight,
+        statistics.input_magnitude.get(name),
+        statistics.gradient.get(name),
+        torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")),
+    )
+
+
+def _of_group(group: Group, saliency: dict[str, Tensor], rule: Criterion) -> np.ndarray:
+    parts = []
+    for part in group.slices:
+        if part.tensor not in saliency:
+            continue
+        tensor = saliency[part.tensor].double()
+        others = [d for d in range(tensor.dim()) if d != part.dim]
+        per_index = (tensor.sum(others) if others else tensor).numpy()
+        per_unit = per_index[part.indices].sum(axis=1)
+        if not np.isfinite(per_unit).all():
+            raise UserError("the scores are not finite", where=part.tensor, mend="check the weights for NaN")
+        mean = per_unit.mean()
+        parts.append(per_unit / mean if mean > 0 else np.ones_like(per_unit))
+    if not parts:
+        raise UserError(
+            f"the criterion {rule.name!r} finds nothing to score in this group",
+            where=group.name,
+            mend="keep the group, or use l1, l2 or activation",
+        )
+    scores: np.ndarray = np.mean(parts, axis=0)
+    return scores

@@ -1,0 +1,104 @@
+"""Every criterion passes the contract; scores of units against sums written out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from graph.nets import Residual
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.graph import trace
+from neuroprune.pruning import CRITERIA, gather, score
+from neuroprune.pruning.criteria import WeightView, criterion
+from neuroprune.pruning.statistics import track_activations
+from neuroprune.testing import CriterionContract
+
+for _name in CRITERIA.names():
+    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (CriterionContract,), {"name": _name})
+
+
+@criterion("third_party_cube", summary="cubed magnitude", source="a plug-in")
+def cube(view: WeightView) -> Tensor:
+    return view.weight.abs() ** 3
+
+
+class TestThirdParty(CriterionContract):
+    name = "third_party_cube"
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 3, bias=False), nn.Linear(3, 1, bias=False)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.tensor([[1.0, 1], [2, 2], [0, 3]]))
+            self.b.weight.copy_(torch.tensor([[2.0, 1, 3]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+def test_unit_scores_average_producer_and_consumer_at_mean_one() -> None:
+    model = Chain()
+    scores = score(model, trace(model, torch.randn(1, 2)), "l1")["a"]
+    producer, consumer = np.array([2, 4, 3]) / 3, np.array([2, 1, 3]) / 2
+    np.testing.assert_allclose(scores, (producer + consumer) / 2)
+
+
+def test_activation_scores_are_weight_times_mean_input() -> None:
+    model, x = Chain(), torch.tensor([[1.0, -1], [3, 1]])
+    magnitude = track_activations(model, lambda m, b: m(b), [x[:1], x[1:]])
+    assert torch.allclose(magnitude["a.weight"], torch.tensor([2.0, 1]))
+    hidden = model.a(x).abs().mean(0)
+    assert torch.allclose(magnitude["b.weight"], hidden)
+    stats = gather(model, "activation", [x], lambda m, b: m(b))
+    scores = score(model, trace(model, x), "activation", stats)["a"]
+    first = (model.a.weight.abs() * torch.tensor([2.0, 1])).sum(1).detach().numpy()
+    second = (model.b.weight.abs() * hidden)[0].detach().numpy()
+    np.testing.assert_allclose(scores, (first / first.mean() + second / second.mean()) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+        (nn.Conv1d(4, 8, 1, groups=4), (2, 4, 5)),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+        (nn.Conv3d(2, 3, 1), (2, 2, 3, 3, 3)),
+    ],
+)
+def test_input_magnitude_lines_up_with_the_weight(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """Brute force: silence one input channel at a time and see which weights lose their input."""
+    x = torch.rand(shape) + 0.5
+    for channel in range(shape[1]):
+        silent = x.clone()
+        silent[:, channel] = 0
+        magnitude = track_activations(layer, lambda m, b: m(b), [silent])["weight"].expand_as(layer.weight)
+        probe = torch.zeros_like(silent)
+        probe[:, channel] = 1
+        layer.zero_grad()
+        layer(probe).square().sum().backward()
+        uses_channel = (layer.weight.grad != 0).flatten(2).any(-1) if layer.weight.dim() > 2 else None
+        assert torch.equal(uses_channel, (magnitude == 0).flatten(2).any(-1))
+
+
+def test_taylor_is_the_squared_loss_change_and_leaves_grads_alone() -> None:
+    model, x = Chain(), torch.tensor([[1.0, 2]])
+    stats = gather(model, "taylor", [x], lambda m, b: m(b), lambda b, y: y.sum())
+    assert torch.allclose(stats.gradient["b.weight"], model.a(x))
+    assert model.a.weight.grad is None
+
+
+def test_missing_statistics_and_unscorable_groups_are_named() -> None:
+    model = Chain()
+    with pytest.raises(UserError, match="needs a loss"):
+        gather(model, "taylor", [], lambda m, b: m(b))
+    with pytest.raises(UserError, match="finds nothing to score"):
+        score(model, trace(model, torch.randn(1, 2)), "bn_scale")
+    broken = Residual()
+    with torch.no_grad():
+        broken.a.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        score(broken, trace(broken, torch.randn(1, 3, 8, 8)), "l2")

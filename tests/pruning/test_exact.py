@@ -1,0 +1,187 @@
+"""Cuts are exact: against the oracle, at several ratios, and the oracle itself catches wrong plans."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from graph.nets import CASES, Depthwise, PadShortcut, Residual, Tied
+from torch import Tensor, nn
+
+from neuroprune.base.errors import CutRefused, UserError
+from neuroprune.graph import cost
+from neuroprune.pruning import Plan, apply, prune, restore, verify
+from neuroprune.testing import assert_exact
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("name", CASES)
+def test_cut_equals_masked_dense(name: str, ratio: float) -> None:
+    make, shape, _ = CASES[name]
+    model, inputs = make(), torch.randn(shape)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    result = prune(model, inputs, ratio=ratio, criterion="random")
+    assert type(result.model) is type(model)
+    assert_exact(model, result.model, result.plan, inputs)
+    assert cost(result.model, inputs).params < cost(model, inputs).params
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert result.verification.values > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shifting_one_index_of_any_tensor_is_caught(name: str) -> None:
+    """The oracle must be able to fail: each tensor of each plan, wrong by one index, is noticed."""
+    make, shape, _ = CASES[name]
+    model, inputs = make(), torch.randn(shape)
+    plan = prune(model, inputs, ratio=0.4, criterion="random").plan
+    caught = tried = 0
+    for tensor, dims in plan.removed.items():
+        if "running" in tensor:
+            continue
+        size = dict(model.named_parameters())[tensor].shape
+        for dim, indices in dims.items():
+            free = [i for i in range(size[dim]) if i not in indices]
+            wrong = tuple(sorted({*indices[1:], free[0]}))
+            removed = {**plan.removed, tensor: {**dims, dim: wrong}}
+            tried += 1
+            caught += not verify(model, dataclasses.replace(plan, removed=removed), inputs).exact
+    assert tried > 1
+    assert caught == tried
+
+
+def test_the_cut_model_trains_copies_and_keeps_tied_weights_tied() -> None:
+    model = Tied()
+    small = prune(model, torch.zeros(2, 5, dtype=torch.long), ratio=0.5).model
+    assert small.out.weight is small.embed.weight
+    assert small.embed.embedding_dim == 4
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    small.train()
+    small(torch.randint(0, 11, (2, 5))).square().mean().backward()
+    optimizer.step()
+    assert copy.deepcopy(small)(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 11)
+
+
+def test_layers_know_their_new_sizes() -> None:
+    small = prune(Depthwise(), torch.randn(1, 3, 4, 4), ratio=0.5).model
+    assert (small.depth.in_channels, small.depth.out_channels, small.depth.groups) == (4, 8, 4)
+    assert small.bn.num_features == 8
+    assert small.out.in_channels == 8
+
+
+def test_apply_needs_only_the_plan_file(tmp_path) -> None:
+    model, inputs = Residual(), torch.randn(2, 3, 8, 8)
+    result = prune(model, inputs, ratio=0.5)
+    result.plan.save(tmp_path / "plan.json")
+    plan = Plan.load(tmp_path / "plan.json")
+    assert plan == result.plan
+    fresh = apply(plan, Residual())
+    fresh.load_state_dict(result.model.state_dict())
+    assert torch.equal(fresh.eval()(inputs), result.model.eval()(inputs))
+
+
+def test_a_plan_for_another_model_is_refused_before_anything_changes() -> None:
+    plan = prune(Residual(8), torch.randn(1, 3, 8, 8)).plan
+    other = Residual(4)
+    shapes = {k: v.shape for k, v in other.state_dict().items()}
+    with pytest.raises(UserError, match=r"made for another model: 'a\.bias' has shape \(4,\)"):
+        apply(plan, other)
+    assert shapes == {k: v.shape for k, v in other.state_dict().items()}
+
+
+def test_restore_gives_the_dense_network_back_bit_for_bit() -> None:
+    model, inputs = Residual(), torch.randn(2, 3, 8, 8)
+    dense = {k: v.clone() for k, v in model.state_dict().items()}
+    result = prune(model, inputs, ratio=0.5)
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.add_(1)  # fine-tuning moves what was kept
+    restore(result.plan, result.model, dense)
+    assert all(torch.equal(dense[k], v) for k, v in result.model.state_dict().items())
+    assert result.model.stem.out_channels == 8
+    assert torch.equal(result.model.eval()(inputs), model.eval()(inputs))
+
+
+def test_restore_refuses_weights_of_another_network() -> None:
+    result = prune(Residual(), torch.randn(2, 3, 8, 8), ratio=0.5)
+    with pytest.raises(UserError, match="is not what this plan made"):
+        restore(result.plan, result.model, Residual(4).state_dict())
+    assert result.model.stem.out_channels == 4
+
+
+class HardCoded(nn.Module):
+    """One cut is fine; the other breaks on a size written into the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(3, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.out(self.b(x).view(-1, 6))
+
+
+def test_what_cannot_be_proven_stays_whole_and_the_rest_is_cut() -> None:
+    model = HardCoded()
+    result = prune(model, torch.randn(4, 3), ratio=0.5)
+    assert result.model.a.out_features == 4
+    assert result.model.b.out_features == 6
+    assert any(r.parameter == "b.weight" and "the cut model fails" in r.reason for r in result.refused)
+    assert result.plan.kept_fraction() == {"a": 0.5, "b": 1.0}
+    assert result.verification.exact
+    with pytest.raises(CutRefused, match="the cut model fails"):
+        prune(model, torch.randn(4, 3), ratio=0.5, on_refuse="raise")
+
+
+def test_padded_channels_of_an_option_a_shortcut_stay() -> None:
+    result = prune(PadShortcut(), torch.randn(1, 3, 4, 4), ratio=0.5, criterion="random")
+    gone = result.plan.removed["wide.weight"][0]
+    assert set(gone) <= {2, 3, 4, 5}
+    assert len(gone) == 2
+
+
+def test_inplace_cuts_the_very_object() -> None:
+    model = Residual()
+    assert prune(model, torch.randn(1, 3, 8, 8), inplace=True).model is model
+    assert model.stem.out_channels == 4
+
+
+def test_zero_initialised_scales_do_not_make_the_proof_empty() -> None:
+    model = Residual()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.abn.weight.zero_()
+    result = prune(model, torch.zeros(2, 3, 8, 8), ratio=0.5, criterion="random")
+    tensor, dims = "stem.weight", dict(result.plan.removed["stem.weight"])
+    free = [i for i in range(8) if i not in dims[0]]
+    wrong = {**result.plan.removed, tensor: {0: tuple(sorted({*dims[0][1:], free[0]}))}}
+    assert not verify(model, dataclasses.replace(result.plan, removed=wrong), torch.zeros(2, 3, 8, 8)).exact
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1.0}, "at least 0 and below 1"),
+        ({"ratio": -0.1}, "at least 0 and below 1"),
+        ({"criterion": "l3"}, "did you mean 'l"),
+        ({"criterion": "activation"}, "needs data"),
+        ({"scope": "galactic"}, "unknown scope"),
+        ({"round_to": 0}, "at least 1"),
+        ({"keep": ["nothing.*"]}, "matches nothing"),
+        ({"on_refuse": "shrug"}, "unknown on_refuse"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prune(Residual(), torch.randn(1, 3, 8, 8), **options)
+
+
+def test_damaged_plans_are_refused(tmp_path) -> None:
+    for text, message in [("{}", "not a neuroprune plan"), ('{"schema": 9}', "schema 9"), ("{", "not valid JSON")]:
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            Plan.load(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text('{"schema": 1, "removed": []}')
+    with pytest.raises(UserError, match="damaged"):
+        Plan.load(tmp_path / "plan.json")
