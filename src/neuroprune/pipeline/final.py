@@ -12,6 +12,7 @@ from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.steps.measure import VARIANTS
 from neuroprune.pipeline.verdict import Figures, binding, misses
+from neuroprune.report.wording import quantity
 
 
 def final_facts(context: Context) -> dict[str, Any]:
@@ -72,8 +73,9 @@ def _shortfall(
         return f"{context.task.metric} falls by {drop:.2f}, allowed is {context.recipe.header.max_drop:g}"
     limit = next(limit for limit in context.recipe.budget.limits if limit.kind == name)
     dense, mine = (getattr(Figures.of_variant(v), name) for v in (before, after))
-    unit = {"latency": " ms", "size": " bytes"}.get(name, "")
-    return f"{name} is {mine:,.4g}{unit}, allowed is {limit.absolute(dense):,.4g}{unit} ({limit})"
+    unit = {"latency": "ms", "size": "B"}.get(name, "")
+    share = f" ({limit.value:g} of dense)" if limit.relative else ""
+    return f"{name} is {quantity(mine, unit)}, allowed is {quantity(limit.absolute(dense), unit)}{share}"
 
 
 def _table(
@@ -117,7 +119,8 @@ def _row(
     for limit in budget.limits:
         if limit.kind == kind and before is not None and after is not None:
             allowed = limit.absolute(before)
-            target, met = f"<= {allowed:,.4g}{' ' + unit if unit else ''} ({limit})", after <= allowed
+            share = f" ({limit.value:g} of dense)" if limit.relative else ""
+            target, met = f"<= {quantity(allowed, unit)}{share}", after <= allowed
     known = before is not None and after is not None
     return {
         "metric": metric,

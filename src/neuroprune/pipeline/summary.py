@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from neuroprune.report.wording import quantity
+
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """before | after | change | target, one line per metric; modelled figures say so."""
@@ -20,8 +22,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
         style = "red" if row["met"] is False else None
         table.add_row(
             row["metric"],
-            shown(row["before"], row["unit"]),
-            shown(row["after"], row["unit"]),
+            quantity(row["before"], row["unit"]),
+            quantity(row["after"], row["unit"]),
             row["change"],
             (row["target"] or "") + ("" if row["met"] is not False else "  missed"),
             row["kind"],
@@ -29,15 +31,3 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
     return table
 
-
-def shown(value: float | None, unit: str) -> str:
-    """A number with its unit as a person reads it: 2,612.3 KB, 0.243 ms, 98.89 %."""
-    if value is None:
-        return "-"
-    if unit == "B":
-        return f"{value / 1e6:,.2f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} KB"
-    if unit == "" and float(value).is_integer():
-        return f"{int(value):,}"
-    digits = 2 if unit == "%" else 4
-    text = f"{value:,.2f}" if digits == 2 else f"{value:,.{digits}g}"
-    return f"{text} {unit}".rstrip()

@@ -90,6 +90,7 @@ def rounds(context: Context, config: RoundsConfig) -> Outcome:
             entry["note"] = f"the reward fell: undone, next fraction {step_size:.3g}"
             _go_back(context, masks, best)
         log.append(entry)
+        candidates += _candidate(context, entry)
         context.progress.advance(f"reward {entry['reward']:.2f}")
         if best.fraction >= config.target or step_size < config.smallest_fraction:
             break
