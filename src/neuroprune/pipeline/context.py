@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroprune.base.files import load_tensors, save_tensors, write_json
+from neuroprune.base.files import load_tensors, save_tensors, write_text
 from neuroprune.base.progress import Progress
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.pipeline.folder import RunFolder
@@ -158,8 +159,11 @@ def save_step(
         "new_dense": context.dense is not before.dense,
         "new_cut": new_cut,
     }
-    write_json(folder / "record.json", record)
-    return record
+    # in its own order (tables of the report keep theirs), and read back: a resumed run sees the same values
+    text = json.dumps(record, indent=2, allow_nan=False)
+    write_text(folder / "record.json", text + "\n")
+    read: dict[str, Any] = json.loads(text)
+    return read
 
 
 def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from neuroprune.base.files import write_json
+from neuroprune.base.files import write_text
 from neuroprune.compression.artifact import ModelSpec, write_artifact
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
@@ -29,7 +30,8 @@ class ReportConfig(StepConfig):
 )
 def report(context: Context, config: ReportConfig) -> Outcome:
     results = assemble(context)
-    write_json(context.folder.results, results)
+    # not sorted by key: the report shows tables in this order, also when it is drawn again from the file
+    write_text(context.folder.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
     build_report(results, context.folder.report)
     _artifact(context, results)
     return Outcome(str(results["verdict"]["text"]), facts=final_facts(context))
