@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: test workers share the cores
+
 import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

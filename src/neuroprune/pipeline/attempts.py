@@ -64,19 +64,25 @@ def best_attempt(history: Sequence[Attempt]) -> int:
 def candidates_of(context: Context, number: int) -> list[dict[str, Any]]:
     """Rows of ``candidates`` in results.json for an attempt that is not kept: what it tried and where it ended."""
     tried = [{**row, "chosen": False} for row in context.pieces.get("candidates", [])]
-    ended = [
+    ended = ended_as(context, f"attempt {number}: ")
+    return tried + [{**row, "chosen": False} for row in ended]
+
+
+def ended_as(context: Context, prefix: str = "") -> list[dict[str, Any]]:
+    """The measured files of a finished attempt as rows of ``candidates``; the dense control is not one."""
+    fit = context.facts.get("fit")
+    return [
         {
-            "label": f"attempt {number}: {variant['name']}",
-            "ratio": context.facts["fit"]["ratio"],
+            "label": prefix + variant["name"],
+            "ratio": fit["ratio"] if fit else None,
             "params": variant["params"],
             "macs": variant["macs"],
             "size_bytes": variant["size_bytes"],
             "latency_ms": variant["latency"]["cpu_p50_ms"],
             "metric": variant["metric"],
-            "chosen": False,
+            "chosen": variant["chosen"],
             "stage": "after fine-tuning",
         }
         for variant in context.facts["variants"]
         if variant["role"] != "control"
     ]
-    return tried + ended

@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from neuroprune.devices.facts import machine_facts, versions
+from neuroprune.pipeline.attempts import ended_as
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
 
@@ -20,7 +21,8 @@ def assemble(context: Context) -> dict[str, Any]:
     header = context.recipe.header
     final = final_facts(context)
     pieces: dict[str, list[Any]] = {name: list(context.pieces.get(name, [])) for name in PIECES}
-    pieces["candidates"] += context.abandoned
+    tried = [{**row, "chosen": False} for row in pieces["candidates"]]  # the files it became are chosen, not it
+    pieces["candidates"] = tried + context.abandoned + ended_as(context)
     pieces["layers"] = pieces["layers"] or _masked_layers(context)
     if final["test"]["is_val"]:
         pieces["notes"].append("There is no test split: the final metric is that of the validation split.")

@@ -30,4 +30,3 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
             style=style,
         )
     return table
-

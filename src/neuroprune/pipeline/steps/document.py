@@ -8,6 +8,7 @@ from neuroprune.base.files import write_text
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
 from neuroprune.pipeline.step import Outcome, StepConfig, step
+from neuroprune.report.wording import quantity
 
 FILE = "DOCUMENT.md"
 
@@ -67,8 +68,8 @@ def _figures(context: Context, final: dict[str, Any]) -> dict[str, dict[str, Any
     rows = {row["metric"]: row for row in final["table"]}
 
     def shown(row: dict[str, Any]) -> str:
-        unit = f" {row['unit']}" if row["unit"] else ""
-        return f"{row['before']:,.6g}{unit} -> {row['after']:,.6g}{unit} ({row['change']}, {row['kind']})"
+        before, after = (quantity(row[key], row["unit"]) for key in ("before", "after"))
+        return f"{before} -> {after} ({row['change']}, {row['kind']})"
 
     groups: dict[str, dict[str, Any]] = {"compression": {}, "accuracy": {}, "efficiency": {}}
     for name, row in rows.items():

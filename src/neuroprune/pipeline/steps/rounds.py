@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.initialise import masks_of
@@ -19,6 +20,7 @@ from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.masks import Granularity, Masks
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.score import saliencies, score
+from neuroprune.pruning.surgery import apply
 
 
 class RoundsConfig(FitOptions):
@@ -78,10 +80,12 @@ def rounds(context: Context, config: RoundsConfig) -> Outcome:
     step_size = config.fraction
     log: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
+    candidates: list[dict[str, Any]] = []
     for number in range(1, config.rounds + 1):
         fraction = min(config.target, best.fraction + step_size * (1 - best.fraction))
         entry, curve = _round(context, config, masks, number, fraction)
         curves += curve
+        candidates += _candidate(context, entry)
         entry["accepted"] = entry["reward"] >= best.reward
         if entry["accepted"]:
             best = _keep(context, masks, fraction, entry["reward"])
@@ -90,12 +94,11 @@ def rounds(context: Context, config: RoundsConfig) -> Outcome:
             entry["note"] = f"the reward fell: undone, next fraction {step_size:.3g}"
             _go_back(context, masks, best)
         log.append(entry)
-        candidates += _candidate(context, entry)
         context.progress.advance(f"reward {entry['reward']:.2f}")
         if best.fraction >= config.target or step_size < config.smallest_fraction:
             break
     context.masks, context.granularity, context.plan = masks.state(), config.granularity, best.plan
-    return _outcome(context, config, log, curves, masks)
+    return _outcome(context, config, log, {"rounds": log, "curves": curves, "candidates": candidates}, masks)
 
 
 def _round(
@@ -143,6 +146,26 @@ def _prune(context: Context, config: RoundsConfig, masks: Masks, fraction: float
     masks.switch_units(context.trace, {d.group: d.removed for d in context.plan.decisions})
 
 
+def _candidate(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where this round would lead if it were cut now; masks on single weights make nothing smaller."""
+    if context.plan is None:
+        return []
+    smaller = cost(apply(context.plan, copy.deepcopy(context.model)), context.task.example_inputs)
+    return [
+        {
+            "label": f"round {entry['round']}",
+            "ratio": entry["fraction"],
+            "params": smaller.params,
+            "macs": smaller.macs,
+            "size_bytes": None,
+            "latency_ms": None,
+            "metric": entry["metric"],
+            "chosen": False,
+            "stage": "under masks, before fine-tuning",
+        }
+    ]
+
+
 def _keep(context: Context, masks: Masks, fraction: float, reward: float) -> _Best:
     weights = copy.deepcopy(context.model.state_dict())
     return _Best(fraction, reward, weights, masks.state(), context.plan)
@@ -158,7 +181,7 @@ def _outcome(
     context: Context,
     config: RoundsConfig,
     log: list[dict[str, Any]],
-    curves: list[dict[str, Any]],
+    pieces: dict[str, list[dict[str, Any]]],
     masks: Masks,
 ) -> Outcome:
     accepted = [entry for entry in log if entry["accepted"]]
@@ -168,5 +191,5 @@ def _outcome(
         f"{len(accepted)} of {len(log)} rounds kept, sparsity {masks.sparsity():.1%}, "
         f"{context.task.metric} {metric:.2f} {unit}".rstrip(),
         facts={"criterion": config.criterion, "sparsity": masks.sparsity()},
-        pieces={"rounds": log, "curves": curves},
+        pieces=pieces,
     )
