@@ -13,9 +13,10 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
 from neuroprune.tasks.batches import TensorBatches
 from neuroprune.tasks.make import make_task
-from neuroprune.tasks.task import Accuracy, default_loss, evaluating, logits_of
+from neuroprune.tasks.task import Accuracy, default_loss, logits_of
 
 
 def _data(count: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def test_outputs_without_scores_are_a_type_error() -> None:
 def test_evaluating_puts_each_mode_back_even_after_an_error() -> None:
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3))
     model[1].eval()
-    with contextlib.suppress(RuntimeError), evaluating(model):
+    with contextlib.suppress(RuntimeError), evaluation(model):
         assert not model.training
         assert not torch.is_grad_enabled()
         raise RuntimeError

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.export._base import Session, eval_mode
+from neuroprune.base.modes import evaluation
+from neuroprune.export._base import Session
 from neuroprune.export.structure import Structure, count, rebuild, tensors
 
 
@@ -45,7 +46,7 @@ def compare_outputs(model: nn.Module, session: Session, inputs: Sequence[Any]) -
     Raises UserError when the number or the shapes of the outputs differ, or one of them is not finite.
     """
     arguments = tuple(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs)
-    with eval_mode(model), torch.no_grad():
+    with evaluation(model):
         expected = [t.detach().cpu().numpy() for t in tensors(model(*arguments))]
     return difference(expected, run_on_tensors(session, tuple(tensors(arguments))))
 
@@ -141,7 +142,7 @@ def capture_inputs(
     epoch = getattr(batches, "epoch", None)
     handle = model.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with eval_mode(model), torch.no_grad():
+        with evaluation(model):
             for batch in epoch(None) if epoch else batches:
                 if _examples(caught) >= n:
                     break

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from neuroprune import __version__
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import write_bytes
-from neuroprune.export._base import EXPORTS, Capabilities, Session, Written, eval_mode
+from neuroprune.base.modes import evaluation
+from neuroprune.export._base import EXPORTS, Capabilities, Session, Written
 from neuroprune.export.slim import slim
 from neuroprune.export.structure import describe, map_tensors, tensors
 
@@ -56,7 +57,7 @@ class OnnxExport:
         Metadata: ``metadata`` itself, ``neuroprune`` (version), ``outputs`` (JSON of the output structure),
         ``batch`` ("dynamic" or the fixed size).
         """
-        with eval_mode(model), torch.no_grad():
+        with evaluation(model):
             structure = describe(model(*example_inputs))
             proto, batch, notes = _export(model, example_inputs)
         own = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from neuroprune.base.modes import evaluation
 from neuroprune.base.nouns import Cost
-from neuroprune.graph.interpret import as_call, evaluation
+from neuroprune.graph.interpret import as_call
 
 
 def cost(model: nn.Module, example_inputs: Any) -> Cost:
@@ -25,7 +25,7 @@ def cost(model: nn.Module, example_inputs: Any) -> Cost:
         args, kwargs = tree_map(
             lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, (args, kwargs)
         )
-        with evaluation(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with evaluation(model), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     params = sum(p.numel() for p in model.parameters())
     return Cost(params, counter.get_total_flops() // (2 * batch), 4 * params)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
 from neuroprune.graph.labels import Factors, arange, vector
 from neuroprune.graph.records import Reason, Records, user_line
 from neuroprune.graph.rules import RULES, OpCall, Rule
@@ -124,18 +125,6 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module's own flag is put back, also after an error."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextlib.contextmanager
 def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep the dotted name of the innermost running module on top of ``stack``.
 
@@ -162,7 +151,7 @@ def interpret(model: nn.Module, example_inputs: Any) -> LabelMode:
         args, kwargs = tree_map(
             lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, as_call(example_inputs)
         )
-        with evaluation(model), module_stack(model, mode.modules), torch.no_grad(), mode:
+        with evaluation(model), module_stack(model, mode.modules), mode:
             output = _forward(model, mode, args, kwargs)
     for leaf in tensors_in(output):
         for factor in mode.factors_of(leaf):

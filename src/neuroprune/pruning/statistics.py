@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
-from neuroprune.graph.interpret import evaluation
+from neuroprune.base.modes import evaluation
 
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -57,7 +57,7 @@ def track_activations(model: nn.Module, forward: Forward, batches: Iterable[Any]
     tracked = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
     hooks = [m.register_forward_pre_hook(lambda mod, a, n=n: record(n, mod, a)) for n, m in tracked.items()]
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluation(model):
             for batch in batches:
                 forward(model, batch)
     finally:

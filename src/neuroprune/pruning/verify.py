@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from neuroprune.graph.interpret import as_call, evaluation, tensors_in
+from neuroprune.base.modes import evaluation
+from neuroprune.graph.interpret import as_call, tensors_in
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply, masked, named_tensors
 
@@ -110,6 +111,6 @@ def _widened(inputs: Any, model: nn.Module) -> list[Any]:
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
     args, kwargs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, as_call(inputs))
-    with evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with evaluation(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model(*args, **kwargs)

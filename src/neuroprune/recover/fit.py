@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.recover.checkpoint import Checkpoint, run_identity
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
-from neuroprune.tasks.task import Accuracy, Batch, Task, evaluating
+from neuroprune.tasks.task import Accuracy, Batch, Task
 
 __all__ = ["Distill", "EpochRecord", "FitConfig", "fit"]
 
@@ -152,7 +153,7 @@ class _Run:
         """Loss and metric on the validation data, in one pass where the metric is plain accuracy."""
         counts = isinstance(self.task.evaluate, Accuracy)
         total = examples = right = judged = 0.0
-        with evaluating(self.model):
+        with evaluation(self.model):
             for batch in self.task.val.epoch(None):
                 output = self.task.forward(self.model, batch)
                 size = batch_length(batch)

@@ -110,7 +110,7 @@ def quantity(value: float | None, unit: str) -> str:
 
 def typeset(text: str) -> str:
     """``7.9x smaller``, ``<= 8 ms`` and ``-0.28 points`` with the signs of print in place of keyboard ones."""
-    text = re.sub(r"(?<=\d)\s?x\b", TIMES, text).replace("<=", "≤").replace(">=", "≥")
+    text = re.sub(r"(?<=\d)\s?x\b", TIMES, text).replace("<=", "≤").replace(">=", "≥").replace("->", "→")
     return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
 from neuroprune.tasks.batches import TensorBatches, batch_length
-from neuroprune.tasks.task import Batch, Batches, Task, default_loss, evaluating, logits_of, tensors_in
+from neuroprune.tasks.task import Batch, Batches, Task, default_loss, logits_of, tensors_in
 
 #: batches per split that are looked at where the data is not in memory
 _BATCHES_LOOKED_AT = 64
@@ -80,7 +81,7 @@ def _check_inputs(what: str, batches: Batches) -> None:
 def _check_forward(task: Task, model: nn.Module) -> int:
     """Number of classes the model scores (0 where that means nothing)."""
     try:
-        with evaluating(model):
+        with evaluation(model):
             output = model(*task.example_inputs)
     except Exception as error:
         raise UserError(
@@ -100,7 +101,7 @@ def _check_forward(task: Task, model: nn.Module) -> int:
 def _check_loss(task: Task, model: nn.Module) -> None:
     batch = next(iter(task.val.epoch(None)))
     try:
-        with evaluating(model):
+        with evaluation(model):
             output = task.forward(model, batch)
             loss = task.loss(batch, output) if task.has_labels else torch.zeros(())
     except Exception as error:

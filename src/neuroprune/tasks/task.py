@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from neuroprune.base.modes import evaluation
 
 Batch = Any  # what the data yields: a tensor, a tuple or list of tensors, a dict; only task functions look inside
 
@@ -65,19 +66,6 @@ def default_loss(batch: Batch, output: Any) -> Tensor:
     return functional.cross_entropy(logits_of(output), batch[1])
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets the mode back that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """Share of right top-1 predictions in percent (0..100); a task's default ``evaluate``.
@@ -95,7 +83,7 @@ class Accuracy:
 
     def __call__(self, model: nn.Module, batches: Batches) -> float:
         right = total = 0
-        with evaluating(model):
+        with evaluation(model):
             for batch in batches.epoch(None):
                 hits, count = self.hits(batch, self.forward(model, batch))
                 right, total = right + hits, total + count

@@ -1,6 +1,6 @@
 """Contract tests and the exactness oracle, usable by third parties."""
 
-from neuroprune.testing.contracts import CriterionContract
+from neuroprune.testing.contracts import CriterionContract, DeviceContract, ExportContract
 from neuroprune.testing.oracle import assert_exact
 
-__all__ = ["CriterionContract", "assert_exact"]
+__all__ = ["CriterionContract", "DeviceContract", "ExportContract", "assert_exact"]

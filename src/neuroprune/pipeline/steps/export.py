@@ -24,7 +24,7 @@ class ExportConfig(StepConfig):
     "export",
     ExportConfig,
     summary="write dense and compressed network as ONNX, compare their outputs with PyTorch's",
-    source="DESIGN.md, runtimes",
+    source="Open Neural Network Exchange, onnx.ai",
     gives=("onnx",),
 )
 def export(context: Context, config: ExportConfig) -> Outcome:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pruning.masks import Granularity, Masks
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.restore import save_undo
-from neuroprune.tasks.task import Accuracy, evaluating, logits_of
+from neuroprune.tasks.task import Accuracy, logits_of
 
 
 class InitialiseConfig(StepConfig):
@@ -53,7 +54,7 @@ def _dense_metric(context: Context) -> tuple[float, str]:
     value = task.evaluate(context.dense, task.val) if value is None else float(value)
     if not isinstance(task.evaluate, Accuracy):
         return value, ""
-    with evaluating(context.dense):
+    with evaluation(context.dense):
         classes = logits_of(context.dense(*task.example_inputs)).shape[1]
     if value >= 200.0 / classes:
         return value, ""

@@ -161,7 +161,7 @@ def _candidate(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
             "latency_ms": None,
             "metric": entry["metric"],
             "chosen": False,
-            "stage": "under masks, before fine-tuning",
+            "stage": "under masks",
         }
     ]
 
