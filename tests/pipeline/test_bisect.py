@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroprune.pipeline.steps.fit_budget import bisect
+from neuroprune.pipeline.fitting import bisect
 
 
 @given(threshold=st.floats(0.0, 0.9), tolerance=st.floats(0.005, 0.2))

@@ -16,6 +16,7 @@ class Attempt:
     ratio: float
     variant: str  # the network whose figures fit_budget searched by: fp32, int8
     has_int8: bool
+    int8_tried: bool
     max_ratio: float
     epochs_factor: int
     missed: dict[str, float]
@@ -29,6 +30,7 @@ class Attempt:
             fit["ratio"],
             fit["variant"],
             fit["has_int8"],
+            fit["int8_tried"],
             fit["max_ratio"],
             fit["epochs_factor"],
             facts["missed"],
@@ -39,8 +41,8 @@ class Attempt:
 def next_correction(history: Sequence[Attempt], allowed: int) -> Correction | None:
     """What to do otherwise in another attempt; None where all limits hold or nothing is left to try.
 
-    Too dear: a larger ratio. Too inaccurate: let int8 carry its share of the budget, so that less must be cut;
-    where it does already, train twice as long. Both at once: the same as too inaccurate, since a larger ratio
+    Too dear: a larger ratio. Too inaccurate: let int8 carry its share of the budget, if less must be cut then;
+    where that was tried, train twice as long. Both at once: the same as too inaccurate, since a larger ratio
     would only lose more.
     """
     last = history[-1]
@@ -49,11 +51,11 @@ def next_correction(history: Sequence[Attempt], allowed: int) -> Correction | No
     if "max_drop" not in last.missed:
         if last.ratio >= last.max_ratio:
             return None
-        more = last.ratio + max(0.02, 0.1 * (1 - last.ratio))
-        return Correction(last.variant, min(last.max_ratio, round(more, 4)), last.epochs_factor)
-    if last.variant == "fp32" and last.has_int8:
-        return Correction("int8", None, last.epochs_factor)
-    return Correction(last.variant, last.ratio, 2 * last.epochs_factor)
+        more = min(last.max_ratio, round(last.ratio + max(0.05, 0.2 * (1 - last.ratio)), 4))
+        return Correction(last.variant, more, last.epochs_factor, int8_tried=last.int8_tried)
+    if last.has_int8 and not last.int8_tried:
+        return Correction(last.variant, last.ratio, last.epochs_factor, lighter=True)
+    return Correction(last.variant, last.ratio, 2 * last.epochs_factor, int8_tried=last.int8_tried)
 
 
 def best_attempt(history: Sequence[Attempt]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,7 @@ from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.measuring import latencies
 from neuroprune.pipeline.verdict import Figures, misses
 from neuroprune.pruning.allocate import Scope, allocate
+from neuroprune.pruning.cut import prove
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.recover.statistics import reestimate_batch_norm
@@ -33,8 +36,9 @@ class Allocation:
     keep: tuple[str, ...]
 
     def plan(self, context: Context, ratio: float, constraint: str) -> Plan:
+        """The plan, proven; what a ratio spoils (counts that must agree, say) stays whole in it."""
         assert context.scores is not None
-        return allocate(
+        plan = allocate(
             context.model,
             context.trace,
             context.scores,
@@ -46,6 +50,7 @@ class Allocation:
             criterion=context.facts["criterion"],
             constraint=constraint,
         )
+        return prove(context.model, context.trace, plan, context.task.example_inputs)[0]
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ class Trial:
 
     def figures(self, context: Context, ratio: float) -> tuple[Figures, Figures]:
         """Of the dense network and of the candidate; from the journal where it was tried before."""
-        key = f"{context.name}/{self.variant}/ratio={ratio:.4f}"
-        found = context.journal.measure(key, lambda: self._take(context, ratio))
+        plan = self.allocation.plan(context, ratio, "")
+        key = f"{context.name}/{self.variant}/{_digest(plan)}"  # two ratios may round to the same plan
+        found = context.journal.measure(key, lambda: self._take(context, plan, key))
         return Figures(**found["dense"]), Figures(**found["candidate"])
 
     def broken(self, context: Context, ratio: float) -> dict[str, float]:
@@ -74,8 +80,8 @@ class Trial:
         careful = Figures(mine.params, mine.macs, mine.size, slow, mine.metric)
         return misses(careful, dense, context.recipe.budget, None)
 
-    def _take(self, context: Context, ratio: float) -> dict[str, dict[str, float | None]]:
-        network = apply(self.allocation.plan(context, ratio, ""), copy.deepcopy(context.model))
+    def _take(self, context: Context, plan: Plan, key: str) -> dict[str, dict[str, float | None]]:
+        network = apply(plan, copy.deepcopy(context.model))
         batches = islice(context.task.train.epoch(None), self.batches)
         reestimate_batch_norm(network, batches, context.task.forward)
         metric = context.task.evaluate(network, context.task.val)
@@ -85,9 +91,7 @@ class Trial:
         if {limit.kind for limit in context.recipe.budget.limits} & {"latency", "size"}:
             files = self._files(context, network)
             sizes = {name: float(path.stat().st_size) for name, path in files.items()}
-            found = latencies(
-                context, f"{self.variant}/{ratio:.4f}", files, threads=self.threads, seconds=self.seconds
-            )
+            found = latencies(context, f"{key}/latency", files, threads=self.threads, seconds=self.seconds)
             times = {name: float(latency["cpu_p50_ms"]) for name, latency in found.items()}
         out = {}
         for name, model, value in (("dense", context.dense, dense_metric), ("candidate", network, metric)):
@@ -111,6 +115,11 @@ class Trial:
             plain, target, capture_inputs(network, context.task, context.task.train.epoch(None), self.calibration)
         )
         return {"dense": dense, "candidate": target}
+
+
+def _digest(plan: Plan) -> str:
+    removed = {name: {str(dim): indices for dim, indices in dims.items()} for name, dims in plan.removed.items()}
+    return hashlib.sha256(json.dumps(removed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def row(trial: Trial, ratio: float, figures: Figures, chosen: bool) -> dict[str, Any]:

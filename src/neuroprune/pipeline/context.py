@@ -22,6 +22,7 @@ from neuroprune.pipeline.folder import RunFolder
 from neuroprune.pipeline.journal import Journal
 from neuroprune.pipeline.recipe import Recipe
 from neuroprune.pipeline.step import Outcome
+from neuroprune.pruning.cut import provable
 from neuroprune.pruning.masks import Granularity
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply
@@ -32,9 +33,11 @@ from neuroprune.tasks.task import Task
 class Correction:
     """What another attempt does otherwise: see `attempts.next_correction`."""
 
-    variant: str | None = None  # which network fit_budget measures
-    ratio: float | None = None  # a ratio to take without searching
+    variant: str  # whose figures are measured: fp32 or int8
+    ratio: float  # the ratio to take
     epochs_factor: int = 1  # how much longer finetune trains
+    lighter: bool = False  # look first whether int8 meets the budget with fewer units gone
+    int8_tried: bool = False
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Context:
     granularity: Granularity = "filter"  # of the masks
     scores: dict[str, np.ndarray] | None = None
     is_cut: bool = False
-    correction: Correction = field(default_factory=Correction)
+    correction: Correction | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     pieces: dict[str, list[Any]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
@@ -69,9 +72,10 @@ class Context:
 
     @property
     def trace(self) -> Trace:
-        """Groups of the uncut network; computed once."""
+        """Groups of the uncut network whose cut can be proven; computed once."""
         if self._trace is None:
-            self._trace = trace(self.model, self.task.example_inputs)
+            inputs = self.task.example_inputs
+            self._trace = provable(self.model, trace(self.model, inputs), inputs)
         return self._trace
 
     def begin(self, name: str, position: int, step_folder: Path, progress: Progress) -> None:

@@ -152,7 +152,7 @@ def _metric_row(context: Context, test: dict[str, Any]) -> dict[str, Any]:
         "kind": "measured",
         "before": test["before"],
         "after": test["after"],
-        "change": f"{-drop:+.2f} {points}".rstrip(),
+        "change": f"{round(-drop, 2) + 0.0:+.2f} {points}".rstrip(),
         "target": None if max_drop is None else f">= {test['before'] - max_drop:.2f} (drop <= {max_drop:g})",
         "met": None if max_drop is None else drop <= max_drop + 1e-9,
         "detail": "the split is evaluated once, at the end; nothing was chosen on it",

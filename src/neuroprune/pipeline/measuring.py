@@ -32,5 +32,5 @@ def latencies(
         found = device.measure(files, inputs, threads=threads, seconds=seconds)
         return {name: asdict(latency) for name, latency in found.items()}
 
-    result: dict[str, dict[str, Any]] = context.journal.measure(f"{context.name}/{key}", take)
+    result: dict[str, dict[str, Any]] = context.journal.measure(key, take)
     return result

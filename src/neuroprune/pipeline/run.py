@@ -183,8 +183,8 @@ class Runner:
         prefix = list(self.executed)
         passes: list[list[str]] = []
         history: list[Attempt] = []
-        correction: Correction | None = Correction()
-        while loops and correction is not None:
+        correction: Correction | None = None
+        while loops and (not history or correction is not None):
             began = len(self.executed)
             self.context = self._rewound(prefix) if passes else self.context
             self.context.correction = correction

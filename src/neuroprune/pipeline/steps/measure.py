@@ -41,7 +41,7 @@ class MeasureConfig(StepConfig):
 )
 def measure(context: Context, config: MeasureConfig) -> Outcome:
     files = {name: context.files[file] for name, (file, _) in VARIANTS.items() if file in context.files}
-    times = latencies(context, "latency", files, threads=config.threads, seconds=config.seconds)
+    times = latencies(context, f"{context.name}/latency", files, threads=config.threads, seconds=config.seconds)
     variants = [_variant(context, config, name, path, times[name]) for name, path in files.items()]
     dense, *others = [Figures.of_variant(variant) for variant in variants]
     budget, max_drop = context.recipe.budget, context.recipe.header.max_drop
