@@ -227,11 +227,12 @@ def inspect(
     """Show which units can be removed together, and what stays whole and why."""
     from neuroprune.graph import cost, trace
     from neuroprune.pipeline.arguments import constructor_arguments, made_up_input
+    from neuroprune.pruning import provable
     from neuroprune.tasks.models import load_model
 
     network = load_model(model, kwargs=constructor_arguments(arg))
     inputs = tuple(made_up_input(text) for text in input_)
-    found = trace(network, inputs)
+    found = provable(network, trace(network, inputs), inputs)
     counted = cost(network, inputs)
     if as_json:
         groups = [
@@ -247,7 +248,8 @@ def inspect(
         for part in group.slices:
             typer.echo(f"      {part.tensor}, dimension {part.dim}")
     for refusal in found.refused:
-        typer.echo(f"  stays whole: {refusal.parameter}: {refusal.reason} ({refusal.operator}, {refusal.where})")
+        place = ", ".join(part for part in (refusal.operator, refusal.module, refusal.where) if part)
+        typer.echo(f"  stays whole: {refusal.parameter}, dimension {refusal.dim}: {refusal.reason} ({place})")
 
 
 @app.command()

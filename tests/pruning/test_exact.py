@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from graph.nets import CASES, Depthwise, PadShortcut, Residual, Tied
 from torch import Tensor, nn
 
 from neuroprune.base.errors import CutRefused, UserError
-from neuroprune.graph import cost
-from neuroprune.pruning import Plan, apply, prune, restore, verify
+from neuroprune.graph import cost, trace
+from neuroprune.pruning import Plan, apply, provable, prune, restore, verify
 from neuroprune.testing import assert_exact
 
 
@@ -185,3 +186,21 @@ def test_damaged_plans_are_refused(tmp_path) -> None:
     (tmp_path / "plan.json").write_text('{"schema": 1, "removed": []}')
     with pytest.raises(UserError, match="damaged"):
         Plan.load(tmp_path / "plan.json")
+
+
+def test_provable_leaves_out_what_a_size_in_the_code_forbids_and_says_where() -> None:
+    model, inputs = HardCoded(), torch.randn(4, 3)
+    found = trace(model, inputs)
+    assert [g.name for g in found.groups] == ["a", "b"]
+    kept = provable(model, found, inputs)
+    assert [g.name for g in kept.groups] == ["a"]
+    refusal = kept.refused[-1]
+    assert (refusal.parameter, refusal.operator) == ("b.weight", "verify")
+    file, _, line = refusal.where.rpartition(":")
+    assert "self.out(self.b(x).view(-1, 6))" in Path(file).read_text().splitlines()[int(line) - 1]
+
+
+def test_an_operator_called_by_pytorch_layers_alone_has_a_module_but_no_line() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1), nn.Linear(4, 2))
+    refusal = next(r for r in trace(model, torch.randn(2, 3)).refused if r.parameter == "0.weight" and r.dim == 0)
+    assert (refusal.operator, refusal.module, refusal.where) == ("_softmax", "1", "")

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.labels import Factors, arange, vector
-from neuroprune.graph.records import Reason, Records, user_line
+from neuroprune.graph.records import Reason, Records, user_line, user_line_of
 from neuroprune.graph.rules import RULES, OpCall, Rule
 from neuroprune.graph.rules.elementwise import elementwise
 
@@ -152,14 +152,14 @@ def interpret(model: nn.Module, example_inputs: Any) -> LabelMode:
             lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, as_call(example_inputs)
         )
         with evaluation(model), module_stack(model, mode.modules), mode:
-            output = _forward(model, mode, args, kwargs)
+            output = run_users_model(model, mode, args, kwargs)
     for leaf in tensors_in(output):
         for factor in mode.factors_of(leaf):
             mode.records.pin(factor.labels, Reason("output", "", "", "reaches the model's output"))
     return mode
 
 
-def _forward(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_users_model(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         return model(*args, **kwargs)
     except UserError:
@@ -172,22 +172,12 @@ def _forward(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kwargs: d
             "the model's control flow depends on the values of its input, so one trace cannot describe it"
             if data_dependent
             else f"the model fails on the example inputs{inside}: {type(error).__name__}: {error}",
-            where=_line_of(error),
+            where=user_line_of(error) or None,
             value=f"example inputs of shape {shapes}",
             mend="move the value-dependent branch out of the model"
             if data_dependent
             else "pass example inputs of the shape and type the model is used with",
         ) from error
-
-
-def _line_of(error: BaseException) -> str:
-    """``file:line`` of the last frame of a traceback that is the user's own code."""
-    import traceback
-
-    frames = traceback.extract_tb(error.__traceback__)
-    root = str(torch.__file__).rsplit("/", 1)[0]
-    own = [f for f in frames if not f.filename.startswith((root, __file__.rsplit("/", 2)[0], "<"))]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else "?"
 
 
 def tensors_in(value: Any) -> list[Tensor]:

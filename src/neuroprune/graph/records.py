@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from neuroprune.graph.labels import FIXED
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
+
+#: the name of our functions that call the user's model: no frame outside of them is the model's code
+BOUNDARY = "run_users_model"
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,25 @@ class Records:
 
 
 def user_line() -> str:
-    """``file:line`` of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_TORCH, _OURS, "<")):
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return "?"
+    """``file:line`` of the innermost running frame of the model's code: neither torch's nor ours.
+
+    Empty where the operator was called by PyTorch's own layers alone (an ``nn.Sequential``, say).
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != BOUNDARY:
+        if _is_users(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def user_line_of(error: BaseException) -> str:
+    """``file:line`` of the last frame of an error's traceback that is the model's own code; empty without one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = max((i for i, f in enumerate(frames) if f.name == BOUNDARY), default=-1)
+    own = [f for f in frames[inside + 1 :] if _is_users(f.filename)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith((_TORCH, _OURS, "<"))

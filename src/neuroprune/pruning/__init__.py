@@ -2,7 +2,7 @@
 
 from neuroprune.pruning.allocate import allocate, build_plan
 from neuroprune.pruning.criteria import CRITERIA
-from neuroprune.pruning.cut import PruneResult, prove, prune
+from neuroprune.pruning.cut import PruneResult, provable, prove, prune
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
 from neuroprune.pruning.restore import load_undo, restore, save_undo
@@ -24,6 +24,7 @@ __all__ = [
     "fingerprint",
     "gather",
     "load_undo",
+    "provable",
     "prove",
     "prune",
     "restore",

@@ -88,7 +88,7 @@ def prove(
             decisions = wider
         else:
             decisions[index] = _whole(decision, f"not proven exact: {attempt.problem}")
-            refused.append(_refusal(found, decision, attempt.problem))
+            refused.append(_refusal(found, decision, attempt))
     proven = build_plan(model, found, decisions)
     return proven, verify(model, proven, example_inputs), tuple(refused)
 
@@ -98,6 +98,23 @@ def _whole(decision: GroupDecision, reason: str) -> GroupDecision:
     return replace(decision, kept=everything, removed=(), reason=reason)
 
 
-def _refusal(found: Trace, decision: GroupDecision, problem: str) -> Refusal:
+def _refusal(found: Trace, decision: GroupDecision, attempt: Verification) -> Refusal:
     first = found.group(decision.group).slices[0]
-    return Refusal(first.tensor, first.dim, "verify", first.tensor.rpartition(".")[0], "", problem)
+    module = first.tensor.rpartition(".")[0]
+    return Refusal(first.tensor, first.dim, "verify", module, attempt.where, attempt.problem)
+
+
+def provable(model: nn.Module, found: Trace, example_inputs: Any) -> Trace:
+    """``found`` without the groups whose cut cannot be proven; those are listed among the refusals.
+
+    Two trial plans of random units are proven, so that whoever tries many ratios meets only groups that can go
+    (a size written into the forward pass shows at any ratio). ``model`` is not touched.
+    """
+    for seed, ratio in enumerate((0.5, 0.3)):
+        scores = score(model, found, "random", seed=seed)
+        plan = allocate(model, found, scores, ratio, criterion="random")
+        refused = prove(model, found, plan, example_inputs)[2]
+        lost = {(r.parameter, r.dim) for r in refused}
+        groups = tuple(g for g in found.groups if (g.slices[0].tensor, g.slices[0].dim) not in lost)
+        found = Trace(groups, found.refused + refused)
+    return found

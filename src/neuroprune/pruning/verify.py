@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.interpret import as_call, tensors_in
+from neuroprune.graph.records import user_line_of
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply, masked, named_tensors
 
@@ -24,12 +25,16 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Verification:
-    """``max_relative_error``: largest difference over the largest magnitude of the same output tensor."""
+    """``max_relative_error``: largest difference over the largest magnitude of the same output tensor.
+
+    ``problem`` says what is wrong where ``exact`` is False; ``where``: ``file:line`` of the user's code, if known.
+    """
 
     max_relative_error: float
     values: int
     exact: bool
     problem: str = ""
+    where: str = ""
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, seed: int = 0) -> Verification:
@@ -46,9 +51,10 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, seed: int = 0) 
     worst, values = 0.0, 0
     for inputs in _widened(double_inputs(example_inputs, seed), reference):
         try:
-            expected, got = (tensors_in(_run(net, inputs, seed)) for net in (reference, small))
+            expected, got = (tensors_in(run_users_model(net, inputs, seed)) for net in (reference, small))
         except Exception as error:
-            return Verification(float("inf"), values, False, f"the cut model fails: {error}")
+            problem = f"the cut model fails: {type(error).__name__}: {error}"
+            return Verification(float("inf"), values, False, problem, user_line_of(error))
         if [t.shape for t in expected] != [t.shape for t in got]:
             return Verification(float("inf"), values, False, "the shapes of the outputs change")
         for a, b in zip(expected, got, strict=True):
@@ -103,13 +109,13 @@ def _widened(inputs: Any, model: nn.Module) -> list[Any]:
 
     wider = tree_map(twice, inputs)
     try:
-        _run(model, wider, 0)
+        run_users_model(model, wider, 0)
     except Exception:
         return [inputs]  # a fixed batch size is the model's right; one size is all that can be compared
     return [inputs, wider]
 
 
-def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
+def run_users_model(model: nn.Module, inputs: Any, seed: int) -> Any:
     args, kwargs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, as_call(inputs))
     with evaluation(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

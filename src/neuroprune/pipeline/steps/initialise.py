@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
+from neuroprune.graph.trace import Trace
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pruning.masks import Granularity, Masks
@@ -30,8 +31,7 @@ class InitialiseConfig(StepConfig):
 def initialise(context: Context, config: InitialiseConfig) -> Outcome:
     trace = context.trace
     if not trace.groups and config.granularity == "filter":
-        first = trace.refused[0].reason if trace.refused else "it has no inner layers"
-        raise UserError("nothing in this network can be removed", value=first, mend="see: neuroprune inspect")
+        raise _nothing_to_remove(trace)
     masks = masks_of(context, config.granularity)
     context.masks, context.granularity = masks.state(), config.granularity
     save_undo(context.folder.undo, context.dense, Plan.identity(context.dense))
@@ -44,6 +44,23 @@ def initialise(context: Context, config: InitialiseConfig) -> Outcome:
         f"{len(refused)} dimensions stay whole" + (f"; {doubt}" if doubt else ""),
         facts={"dense_metric": metric},
         pieces={"refused": refused, "notes": [doubt] if doubt else []},
+    )
+
+
+def _nothing_to_remove(trace: Trace) -> UserError:
+    """Names the first operator that is in the way, preferably one that has no rule or failed its proof."""
+    telling = [r for r in trace.refused if r.operator not in ("output", "convolution", "addmm", "mm")]
+    first = next(iter(telling or trace.refused), None)
+    if first is None:
+        return UserError(
+            "nothing in this network can be removed: it has no inner layers",
+            mend="give a network with one or more",
+        )
+    return UserError(
+        f"nothing in this network can be removed: {first.parameter}: {first.reason}",
+        where=first.where or first.module or None,
+        value=f"operator {first.operator}",
+        mend="see all refusals with `neuroprune inspect`, or neuroprune.trace(model, example_inputs).refused",
     )
 
 
