@@ -1,0 +1,61 @@
+"""The README is true: its table is what the committed results say, its files exist, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_generated_from_the_committed_results() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
+    assert subprocess.run(command, check=False, timeout=120).returncode == 0
+
+
+def test_every_link_points_to_a_file() -> None:
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} points to {target}"
+
+
+def test_every_command_and_option_exists() -> None:
+    helps = {}
+    block = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
+    commands = re.findall(r"^neuroprune (\w+)(.*?)(?:#.*)?$", block, flags=re.M)
+    assert len(commands) >= 6
+    for verb, rest in commands:
+        if verb not in helps:
+            words = [sys.executable, "-m", "neuroprune", verb, "--help"]
+            helps[verb] = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in helps[verb], f"neuroprune {verb} has no {option}"
+
+
+def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    torch.manual_seed(0)
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    x, val_x = torch.randn(128, 4), torch.randn(64, 4)
+    names = {
+        "model": build(),
+        "fresh_model": build(),
+        "x": x,
+        "y": (x[:, 0] > 0).long(),
+        "val_x": val_x,
+        "val_y": (val_x[:, 0] > 0).long(),
+        "example_inputs": x[:2],
+    }
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.S):
+        exec(block, names)  # the documents' own code, not somebody's input
+    assert names["result"].verification.exact
+    assert names["fresh_model"][0].out_features == 16
