@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -154,6 +155,35 @@ def test_verify_accepts_the_artifact_and_finds_a_flipped_bit(run_folder: Path, t
             data[-1] ^= 1
         (copy / file.name).write_bytes(bytes(data))
     fails("verify", copy, cwd=tmp_path, says=["weights.safetensors", "failed its verification"])
+
+
+def test_verify_completes_with_the_command_that_it_prints(tmp_path: Path) -> None:
+    """A constructor without annotation, in a place that must be quoted, with an argument that it needs."""
+    code = tmp_path / "dir ünï" / "my nets.py"
+    code.parent.mkdir()
+    code.write_text(
+        "from neuroprune.tasks.nets import tiny_resnet\n\n"
+        "def cnn(classes):\n    return tiny_resnet(classes=classes)\n"
+    )
+    spec = "dir ünï/my nets.py:cnn"
+    recipe = RECIPE.replace(f'model: {{spec: "{TINY}"}}', f'model: {{spec: "{spec}", kwargs: {{classes: 10}}}}')
+    assert spec in recipe
+    (tmp_path / "r.yaml").write_text(recipe)
+    run = neuroprune("run", "r.yaml", "--out", "my run", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    done = neuroprune("verify", "my run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.count("FAIL") == 1
+    for part in ("everything else that was checked holds", "where: my run", "complete the check with: neuroprune"):
+        assert part in done.stderr
+    assert "again from its source" not in done.stdout + done.stderr
+    words = shlex.split(done.stderr.split("complete the check with: ")[1])
+    assert words[words.index("--model") + 1 :] == [spec, "--arg", "classes=10"]
+    for command in (words[1:], ["verify", "my run", "--model", spec]):  # the arguments are the manifest's
+        again = neuroprune(*command, cwd=tmp_path)
+        assert again.returncode == 0, again.stdout + again.stderr
+    fails("verify", "my run", "--model", spec, "--arg", "classes=3", cwd=tmp_path,
+          says=["failed its verification", "check that --model 'dir ünï/my nets.py:cnn' and --arg"])  # fmt: skip
 
 
 def test_restore_gives_the_dense_weights_back(run_folder: Path, tmp_path: Path) -> None:

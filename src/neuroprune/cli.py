@@ -19,6 +19,7 @@ from neuroprune.base.registry import nearest
 
 if TYPE_CHECKING:
     from neuroprune.base.registry import Registry
+    from neuroprune.compression.artifact import VerifyReport
     from neuroprune.pipeline.recipe import Recipe
 
 P = ParamSpec("P")
@@ -161,20 +162,42 @@ def verify(
 ) -> None:
     """Check an artifact: hashes, weights onto the plain constructor, ONNX Runtime against PyTorch."""
     from neuroprune.compression.artifact import verify_artifact
+    from neuroprune.compression.manifest import read_manifest
     from neuroprune.pipeline.arguments import constructor_arguments
     from neuroprune.tasks.models import load_model
 
     inner = folder / "artifact"
-    network = None if model is None else load_model(model, kwargs=constructor_arguments(arg))
-    report = verify_artifact(inner if inner.is_dir() else folder, model=network)
+    place = inner if inner.is_dir() else folder
+    manifest, problems = read_manifest(place)
+    network = None
+    if model is not None and not problems:  # arguments out of a manifest that was changed are not used
+        network = load_model(model, kwargs=constructor_arguments(arg) or dict(manifest.model.kwargs))
+    report = verify_artifact(place, model=network)
     typer.echo(str(report))
+    if not report.ok:
+        raise _not_verified(report, place, given=model)
+
+
+def _not_verified(report: VerifyReport, folder: Path, given: str | None) -> UserError:
+    """The closing message: what it is that does not hold, and what to do about it."""
     failed = [check.name for check in report.checks if not check.ok]
-    if failed:
-        raise UserError(
-            f"the artifact failed its verification: {', '.join(failed)}",
+    if report.completed_by is not None:
+        return UserError(
+            "the network could not be constructed from the manifest alone; everything else that was checked holds",
             where=str(folder),
-            mend="get it again from its source, or make it again",
+            value=f"left to check: the weights, and the files' outputs against PyTorch's ({', '.join(failed)})",
+            mend=f"complete the check with: {report.completed_by}",
         )
+    again = "get it again from its source, or make it again"
+    named = given is not None and any(check.ok and check.name == "model" for check in report.checks)
+    return UserError(
+        f"the artifact failed its verification: {', '.join(failed)}",
+        where=str(folder),
+        value=f"{len(failed)} of {len(report.checks)} checks",
+        mend=f"check that --model {shlex.quote(given or '')} and --arg name its dense network; else {again}"
+        if named
+        else again,
+    )
 
 
 @app.command()

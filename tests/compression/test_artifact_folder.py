@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,11 +23,14 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import sha256
+from neuroprune.compression import artifact
 from neuroprune.compression import manifest as manifests
 from neuroprune.compression.artifact import ModelSpec, add_file, verify_artifact, write_artifact
+from neuroprune.compression.constructor import verify_command
 from neuroprune.compression.manifest import describe_inputs, made_up_inputs, read_manifest
 from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.export import EXPORTS
+from neuroprune.pipeline.arguments import constructor_arguments
 from neuroprune.pruning import Plan
 from neuroprune.tasks.nets import tiny_resnet
 
@@ -280,7 +284,7 @@ def test_files_of_another_network_with_a_mended_manifest(folder: Path, exported:
 
 def test_a_given_model_is_used_and_left_alone(exported: Exported, good: Path, folder: Path) -> None:
     rewrite(folder, lambda data: data.update(model={"spec": None, "kwargs": {}, "class_name": "ResNet"}))
-    assert "give it: --model" in failed(folder)["model"]
+    assert "name it: neuroprune verify" in failed(folder)["model"]
     dense = tiny_resnet(8)
     before = copy.deepcopy(dense.state_dict())
     assert verify_artifact(folder, model=dense).ok
@@ -307,7 +311,9 @@ def test_a_wrong_model_is_a_failed_check(folder: Path, model: nn.Module) -> None
 def test_a_manifest_cannot_make_verify_call_just_anything(
     folder: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuroprune.compression.artifact.load_model", lambda *a, **k: pytest.fail("it was called"))
+    monkeypatch.setattr(
+        "neuroprune.compression.constructor.load_model", lambda *a, **k: pytest.fail("it was called")
+    )
     rewrite(folder, lambda data: data["model"].update(spec=spec, kwargs={"command": "true"}))
     assert spec in failed(folder)["model"]
 
@@ -336,9 +342,31 @@ def test_a_users_annotated_function_is_called_and_another_is_not(
         rewrite(folder, lambda data, source=source: data["model"].update(spec=f"{source}:annotated"))
         assert verify_artifact(folder).ok
     rewrite(folder, lambda data: data["model"].update(spec="mine.py:plain"))
-    assert "--model mine.py:plain" in failed(folder)["model"]
+    report = verify_artifact(folder)
+    assert [check.name for check in report.checks if not check.ok] == ["model"]
+    words = shlex.split(report.completed_by or "")
+    assert words == ["neuroprune", "verify", str(folder), "--model", "mine.py:plain", "--arg", "width=8"]
+    assert str(report.completed_by) in report.checks[-1].detail
     assert str(tmp_path) not in sys.path
     sys.modules.pop("mine", None)
+
+
+def test_the_command_is_quoted_and_its_arguments_come_back(tmp_path: Path) -> None:
+    kwargs = {"classes": 2, "act": "leaky relu", "rate": 1e-5, "sizes": [1, {"a": None}], "on": True, "n": "8"}
+    folder, spec = tmp_path / "my run", "dir ünï/my nets.py:cnn"
+    words = shlex.split(verify_command(folder, ModelSpec(spec, kwargs)))
+    assert words[:5] == ["neuroprune", "verify", str(folder), "--model", spec]
+    assert constructor_arguments([word for word in words[5:] if word != "--arg"]) == kwargs
+
+
+def test_only_what_may_be_right_is_offered_for_completion(folder: Path, tmp_path: Path) -> None:
+    rewrite(folder, lambda data: data["model"].update(spec="os:system"))
+    assert verify_artifact(folder).completed_by is None
+    rewrite(folder, lambda data: data["model"].update(spec="moved/away.py:net"))
+    report = verify_artifact(folder)
+    assert "--model moved/away.py:net" in str(report.completed_by)
+    (folder / "report.html").write_text("changed")
+    assert verify_artifact(folder).completed_by is None
 
 
 def test_a_constructor_that_fails_is_a_failed_check(folder: Path) -> None:
@@ -404,6 +432,7 @@ def test_a_killed_write_leaves_no_half_artifact(exported: Exported, tmp_path: Pa
         {"dense_spec": ModelSpec("a:b", {"x": object()})},
         {"preprocessing": {"x": {1, 2}}},
         {"example_inputs": (object(),)},
+        {"best": "dense.onnx"},
     ],
 )
 def test_what_cannot_be_written_is_a_user_error(
@@ -456,14 +485,25 @@ class TestRunSample:
     """``run.py`` as a user would call it: from anywhere, with another interpreter's view of the world."""
 
     def run(self, folder: Path, *arguments: str) -> list[str]:
+        done = self.process(folder, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def refused(self, folder: Path, *arguments: str) -> str:
+        """The one line that it says instead of a traceback."""
+        done = self.process(folder, *arguments)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr
+
+    def process(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         blocked = "import sys; sys.modules.update(torch=None, neuroprune=None, onnx=None); import runpy; "
         code = blocked + f"sys.argv = {['run.py', *arguments]!r}; runpy.run_path({str(folder / 'run.py')!r})"
         environment = {**os.environ, "PYTHONWARNINGS": "error"}
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=environment, check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
 
     def test_without_arguments(self, good: Path) -> None:
         shape, top = self.run(good)
@@ -484,9 +524,67 @@ class TestRunSample:
         np.save(tmp_path / "x.npy", np.zeros((1, 16, 16), np.uint8))
         assert self.run(good, str(tmp_path / "x.npy")) == self.run(good)
 
+    @pytest.mark.parametrize("shape", [(16, 16), (1, 16, 16), (3, 16, 16), (3, 1, 16, 16)])
+    def test_missing_dimensions_are_added(self, good: Path, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+        count = 3 if shape[0] == 3 else 1
+        assert self.run(good, str(tmp_path / "x.npy"))[0] == f"linear: float32 [{count}, 10]"
+
+    @pytest.mark.parametrize("shape", [(8, 8), (16, 16, 3), (), (5,)])
+    def test_another_size_is_one_line_with_the_size(
+        self, good: Path, tmp_path: Path, shape: tuple[int, ...]
+    ) -> None:
+        np.save(tmp_path / "x.npy", np.zeros(shape))
+        said = self.refused(good, str(tmp_path / "x.npy"))
+        assert "x float ['batch', 1, 16, 16], layout NCHW" in said
+        assert f"given as {list(shape)}: resize it first" in said
+
+    def test_the_chosen_file_is_run(self, exported: Exported, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", X[:8])
+        folder = write(exported, tmp_path / "artifact", best="model.onnx")
+        assert json.loads((folder / "manifest.json").read_text())["best"] == "model.onnx"
+        assert verify_artifact(folder).ok
+        page = tmp_path / "report.html"
+        add_file(folder, "report.html", page)
+        results = {name: self.run(folder, str(tmp_path / "x.npy"), *name) for name in ((), ("model.onnx",))}
+        int8 = self.run(folder, str(tmp_path / "x.npy"), "model.int8.onnx")
+        assert results[()] == results[("model.onnx",)] != int8
+        (folder / "manifest.json").unlink()
+        assert self.run(folder, str(tmp_path / "x.npy")) == int8
+
+    def test_a_file_that_is_not_there(self, good: Path) -> None:
+        assert "no other.onnx" in self.refused(good, "other.onnx")
+
+    @pytest.mark.parametrize("classes", ["[]", '["cat"]'])
+    def test_classes_without_names_are_numbers(self, exported: Exported, tmp_path: Path, classes: str) -> None:
+        write = EXPORTS.get("onnx").write
+        write(exported.model, (torch.from_numpy(X[:2]),), tmp_path / "model.onnx", metadata={"classes": classes})
+        shutil.copy(Path(artifact.__file__).with_name("run_sample.py"), tmp_path / "run.py")
+        np.save(tmp_path / "x.npy", X[:9])
+        with torch.no_grad():
+            best = exported.model(torch.from_numpy(X[:9])).argmax(1).tolist()
+        assert max(best) > 0
+        _, top = self.run(tmp_path, str(tmp_path / "x.npy"))
+        names = {0: "cat"} if "cat" in classes else {}
+        assert [word.split()[0] for word in top.removeprefix("top class: ").split(", ")] == [
+            str(names.get(index, index)) for index in best
+        ]
+
+    def test_one_array_for_two_inputs(self, tmp_path: Path) -> None:
+        class Two(nn.Module):
+            def forward(self, image: Tensor, length: Tensor) -> Tensor:
+                return image.flatten(1) * length
+
+        EXPORTS.get("onnx").write(Two(), (torch.ones(2, 3), torch.ones(2, 1)), tmp_path / "model.onnx")
+        shutil.copy(Path(artifact.__file__).with_name("run_sample.py"), tmp_path / "run.py")
+        np.save(tmp_path / "x.npy", np.ones((2, 3)))
+        said = self.refused(tmp_path, str(tmp_path / "x.npy"))
+        assert "takes 2 array(s): image float ['batch', 3], length float ['batch', 1]" in said
+        assert self.run(tmp_path)[0].endswith("float32 [1, 3]")
+
     def test_is_short(self, good: Path) -> None:
         code = (good / "run.py").read_text().split('"""')[2]
-        assert len([line for line in code.splitlines() if line.strip()]) <= 30
+        assert len([line for line in code.splitlines() if line.strip() and not line.startswith("#")]) <= 36
 
 
 def test_made_up_inputs_have_the_kind_of_the_examples() -> None:

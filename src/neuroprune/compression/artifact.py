@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import shutil
-import sys
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from torch import nn
 
 from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.files import atomic_path, save_tensors, write_json
+from neuroprune.compression.constructor import NotConstructed, construct, verify_command
 from neuroprune.compression.manifest import (
     NAME,
     Manifest,
@@ -31,7 +29,7 @@ from neuroprune.export import EXPORTS
 from neuroprune.export.compare import Difference, compare_outputs
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply
-from neuroprune.tasks.models import load_model, load_weights
+from neuroprune.tasks.models import load_weights
 
 __all__ = ["Check", "ModelSpec", "VerifyReport", "add_file", "verify_artifact", "write_artifact"]
 
@@ -54,9 +52,14 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Checks in the order they were made. A check that fails ends the verification."""
+    """Checks in the order they were made. A check that fails ends the verification.
+
+    ``completed_by``: where nothing failed but that the manifest's constructor could not be called, the command
+    that does the checks which are left.
+    """
 
     checks: tuple[Check, ...]
+    completed_by: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,15 +79,18 @@ def write_artifact(
     files: Mapping[str, Path],
     measurements: Any,
     preprocessing: Mapping[str, Any] | None = None,
+    best: str | None = None,
 ) -> Path:
     """Write the artifact of the compact ``model`` to ``folder``, whole or not at all; return ``folder``.
 
     ``plan`` leads from the dense network that ``dense_spec`` constructs to ``model``. ``files`` are copied in
     under their keys: at least ``model.onnx``; usually ``model.int8.onnx`` and ``report.html`` too (the report can
-    come later, see ``add_file``). ``measurements`` is plain JSON. An artifact that is there already is replaced;
-    any other folder with something in it is refused. Raises UserError.
+    come later, see ``add_file``). ``measurements`` is plain JSON. ``best`` names the file that was chosen, which
+    ``run.py`` runs by default. An artifact that is there already is replaced; any other folder with something in
+    it is refused. Raises UserError.
     """
     _check_files(files)
+    _check_best(best, files)
     _check_replaceable(folder)
     _check_plain("the model's arguments", dense_spec.kwargs)
     _check_plain("the measurements", measurements)
@@ -105,6 +111,7 @@ def write_artifact(
             preprocessing=dict(preprocessing or {}),
             versions=tool_versions(),
             files={path.name: entry_of(path) for path in sorted(partial.iterdir())},
+            best=best,
         )
         if INT8 in files:
             manifest = replace(manifest, int8_error=_file_difference(partial / INT8, manifest, model).relative)
@@ -119,7 +126,9 @@ def add_file(folder: Path, name: str, source: Path) -> None:
     """Copy ``source`` into an artifact as ``name`` (a report that was built from it) and into its manifest."""
     manifest, problems = read_manifest(folder)
     if problems:
-        raise UserError(f"{NAME} is damaged: {problems[0]}", where=str(folder))
+        raise UserError(
+            f"{NAME} is damaged", where=str(folder), value=problems[0], mend="make the artifact again with the run"
+        )
     _check_name(name)
     _copy(source, folder / name)
     files = {**manifest.files, name: entry_of(folder / name)}
@@ -138,9 +147,12 @@ def verify_artifact(folder: Path, *, model: nn.Module | None = None) -> VerifyRe
     checks = [Check("manifest", not problems, "; ".join(problems) or "complete, seal matches")]
     checks += [_check_hash(folder / name, manifest) for name in sorted(manifest.files)]
     checks.append(_check_unlisted(folder, manifest))
+    command: str | None = None
     if all(check.ok for check in checks):
-        checks += _check_network(folder, manifest, model)
-    return VerifyReport(tuple(checks))
+        more, unknown = _check_network(folder, manifest, model)
+        checks += more
+        command = verify_command(folder, manifest.model) if unknown else None
+    return VerifyReport(tuple(checks), command)
 
 
 def _check_hash(path: Path, manifest: Manifest) -> Check:
@@ -162,8 +174,8 @@ def _check_unlisted(folder: Path, manifest: Manifest) -> Check:
     return Check("files", not extra, f"not in the manifest: {', '.join(extra)}" if extra else "all listed")
 
 
-def _check_network(folder: Path, manifest: Manifest, model: nn.Module | None) -> list[Check]:
-    """Construct, cut, load, compare; the first failure ends the list."""
+def _check_network(folder: Path, manifest: Manifest, model: nn.Module | None) -> tuple[list[Check], bool]:
+    """Construct, cut, load, compare; the first failure ends the list. True where there was nothing to cut."""
     checks: list[Check] = []
     network: nn.Module
     try:
@@ -184,9 +196,10 @@ def _check_network(folder: Path, manifest: Manifest, model: nn.Module | None) ->
                 checks.append(_check_outputs(step, folder / name, manifest, network))
     except NeuropruneError as error:
         checks.append(Check(step, False, str(error)))
+        return checks, isinstance(error, NotConstructed)
     except Exception as error:  # a stranger's model may raise anything; that is a failed check, not a crash
         checks.append(Check(step, False, f"{type(error).__name__}: {error}"))
-    return checks
+    return checks, False
 
 
 def _check_outputs(step: str, path: Path, manifest: Manifest, network: nn.Module) -> Check:
@@ -210,69 +223,17 @@ def _dense(folder: Path, manifest: Manifest, model: nn.Module | None) -> nn.Modu
     """The dense network. Raises UserError where it cannot be named, or may not be called."""
     if model is not None:
         return copy.deepcopy(model)
-    spec = manifest.model.spec
-    if spec is None:
+    return construct(manifest.model, folder)
+
+
+def _check_best(best: str | None, files: Mapping[str, Path]) -> None:
+    if best is not None and best not in files:
         raise UserError(
-            "the manifest does not say how to construct the model",
-            value=manifest.model.class_name,
-            mend="give it: --model SPEC, or model= in Python",
+            "the chosen file is not among the artifact's files",
+            where=f"files: {', '.join(files)}",
+            value=best,
+            mend="name one of them, or leave best out",
         )
-    _check_harmless(spec, folder)
-    return load_model(spec, kwargs=dict(manifest.model.kwargs))
-
-
-def _check_harmless(spec: str, folder: Path) -> None:
-    """An artifact may come from anybody; it must not make ``verify`` call ``os:system``."""
-    source, _, name = spec.rpartition(":")
-    if spec.split(":")[0] in ("timm", "torchvision"):
-        return
-    if _is_inside(source, folder) or source.split(".")[0] in sys.stdlib_module_names:
-        raise UserError("the manifest names a constructor that is no user's model", value=spec)
-    if not _makes_network(_resolve(source, name)):
-        raise UserError(
-            "verify calls a constructor that the manifest names only if it is an nn.Module class or is "
-            "annotated to return one",
-            value=spec,
-            mend=f"annotate it (-> nn.Module), or name it yourself: --model {spec}",
-        )
-
-
-def _is_inside(source: str, folder: Path) -> bool:
-    """Whether the artifact brings the code along."""
-    if source.endswith(".py"):
-        return folder.resolve() in Path(source).resolve().parents
-    top = folder / source.split(".")[0]
-    return top.is_dir() or top.with_suffix(".py").exists()
-
-
-def _resolve(source: str, name: str) -> Any:
-    from neuroprune.tasks.importing import find
-
-    with _current_folder_importable():
-        return find(source, name, "model")
-
-
-def _makes_network(constructor: Any) -> bool:
-    if isinstance(constructor, nn.Module):  # made at import; it is copied, not called
-        return True
-    if isinstance(constructor, type):
-        return issubclass(constructor, nn.Module)
-    try:
-        made = typing.get_type_hints(constructor).get("return")
-    except (TypeError, NameError):
-        return False
-    return isinstance(made, type) and issubclass(made, nn.Module)
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """As ``load_model`` does: a model may lie in the folder that the user works in."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(Path.cwd()))
 
 
 def _check_files(files: Mapping[str, Path]) -> None:

@@ -20,6 +20,7 @@ from neuroprune.export.structure import describe, rebuild, tensors
 
 SCHEMA = 1
 NAME = "manifest.json"
+_AGAIN = "get the artifact again from its source, or make it again"
 _PACKAGES = ("neuroprune", "torch", "onnx", "onnxruntime", "numpy", "safetensors")
 
 
@@ -56,7 +57,8 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``int8_error``: the int8 file's relative output error when it was written (None without such a file)."""
+    """``int8_error``: the int8 file's relative output error when it was written (None without such a file);
+    ``best``: the file that was chosen, which ``run.py`` runs (None: it decides itself)."""
 
     model: ModelSpec
     inputs: tuple[InputSpec, ...]
@@ -65,6 +67,7 @@ class Manifest:
     versions: Mapping[str, str | None]
     files: Mapping[str, FileEntry]
     int8_error: float | None = None
+    best: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with ``schema`` and ``seal``, a hash over all the rest (against accidents, not attackers)."""
@@ -77,6 +80,7 @@ class Manifest:
             "versions": dict(self.versions),
             "files": {name: asdict(entry) for name, entry in self.files.items()},
             "int8_error": self.int8_error,
+            "best": self.best,
         }
         return body | {"seal": _seal(body)}
 
@@ -99,17 +103,24 @@ def read_manifest(folder: Path) -> tuple[Manifest, list[str]]:
     try:
         manifest = _parse(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{NAME} is damaged: {error!r}", where=str(path)) from error
+        raise UserError(
+            f"{NAME} is damaged: a part is missing or is not what it should be",
+            where=str(path),
+            value=repr(error),
+            mend=_AGAIN,
+        ) from error
     for name in manifest.files:
         if not name or name in (".", "..", NAME) or any(mark in name for mark in "/\\:\0"):
-            raise UserError(f"{NAME} names a file outside the artifact", where=str(path), value=name)
+            raise UserError(f"{NAME} names a file outside the artifact", where=str(path), value=name, mend=_AGAIN)
     return manifest, _problems(data, manifest)
 
 
 def _check_schema(data: Any, path: Path) -> None:
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise UserError(f"{NAME} has no valid schema version", where=str(path), value=schema)
+        raise UserError(
+            f"{NAME} has no valid schema version", where=str(path), value=f"schema {schema!r}", mend=_AGAIN
+        )
     if schema > SCHEMA:
         raise UserError(
             f"the artifact has schema {schema}, this version of neuroprune reads up to {SCHEMA}",
@@ -128,6 +139,9 @@ def _parse(data: dict[str, Any]) -> Manifest:
         versions=dict(data["versions"]),
         files={str(name): FileEntry(**entry) for name, entry in data["files"].items()},
         int8_error=None if data["int8_error"] is None else float(data["int8_error"]),
+        best=None
+        if data.get("best") is None
+        else str(data["best"]),  # artifacts written before there was a choice lack it
     )
 
 
@@ -137,6 +151,8 @@ def _problems(data: dict[str, Any], manifest: Manifest) -> list[str]:
     body = {name: value for name, value in data.items() if name != "seal"}
     if data.get("seal") != _seal(body):
         problems.append("the seal does not match: the manifest was changed after it was written")
+    if manifest.best is not None and manifest.best not in manifest.files:
+        problems.append(f"the chosen file is not listed: {manifest.best!r}")
     return problems
 
 

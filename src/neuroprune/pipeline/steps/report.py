@@ -13,6 +13,7 @@ from neuroprune.pipeline.results import assemble
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.document import FILE as DOCUMENT
 from neuroprune.pipeline.steps.export import INT8, MODEL
+from neuroprune.pipeline.steps.measure import VARIANTS
 from neuroprune.pruning.plan import Plan
 from neuroprune.report import build_report
 
@@ -50,4 +51,5 @@ def _artifact(context: Context, results: dict[str, Any]) -> None:
         files={**shipped, "report.html": context.folder.report},
         measurements={key: results[key] for key in ("created", "machine", "verdict", "table", "variants")},
         preprocessing=context.task.preprocessing,
+        best=VARIANTS[context.facts["chosen"]][0],
     )

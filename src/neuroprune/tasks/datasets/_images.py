@@ -154,9 +154,10 @@ def image_task(
         "mean": list(pixels.normalise.mean),
         "std": list(pixels.normalise.std),
         "size": [height, width],
-        "classes": list(pixels.classes),
         **pixels.notes,
     }
+    if pixels.classes:  # an empty list would promise names that are not there
+        notes["classes"] = list(pixels.classes)
     if test is None:
         notes["test_is_val"] = True
 
