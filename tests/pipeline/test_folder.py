@@ -79,6 +79,9 @@ def test_a_file_in_the_way_is_an_unwritable_folder(tmp_path: Path, opened: Open)
     with pytest.raises(UserError, match="cannot write") as caught:
         opened(tmp_path / "file" / "out")
     assert "--out" in str(caught.value)
+    assert "file is a file, not a folder" in str(caught.value)
+    with pytest.raises(UserError, match="file is a file, not a folder"):  # the system says: File exists
+        opened(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

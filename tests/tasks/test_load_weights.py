@@ -37,6 +37,8 @@ def _refused(model: nn.Module, path: Path, *parts: str) -> str:
     before = copy.deepcopy(model)
     with pytest.raises(UserError) as caught:
         load_weights(model, path)
+    for part in ("where", "value", "mend"):
+        assert getattr(caught.value, part) is not None, f"{part} is missing: {caught.value}"
     assert _same(model, before), "a refused file must not change the model"
     for part in parts:
         assert part in str(caught.value)
@@ -122,6 +124,18 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     _refused(model, tmp_path / "tensor.pt", "holds no state dict", "Tensor")
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
     _refused(model, tmp_path / "numbers.pt", "holds no state dict", "epoch")
+
+
+def test_garbage_folders_and_misspelt_names(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    (tmp_path / "garbage.pt").write_bytes(bytes(range(100, 200)))  # torch: KeyError or UnpicklingError("101")
+    text = _refused(model, tmp_path / "garbage.pt", "no readable state dict", "100 bytes, which begin with b'def")
+    assert "pickled objects" not in text
+    (tmp_path / "imgs").mkdir()
+    _refused(model, tmp_path / "imgs", "imgs is a folder, not a weights file", "there are no weights files there")
+    _refused(model, tmp_path / "garbge.pt", "did you mean 'garbage.pt'?")
+    torch.save(nn.Linear(2, 2), tmp_path / "object.pt")
+    _refused(model, tmp_path / "object.pt", "pickled objects", "value: torch.nn.modules.linear.Linear")
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.registry import nearest
+
+#: what the operating system says when there is no room left: full disk, quota, file size limit
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -34,14 +39,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path.name}: {error.strerror or error}",
-            where=str(path.parent),
-            mend="free some space or choose another folder with --out; what was written before is intact",
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    """Says which part of the path it is that stands in the way, and what is offered to choose another."""
+    place = "write to another place (--out, or --to of restore)"
+    file = file_in_the_way(path.parent)
+    if file is not None:
+        what, value, mend = f"{file} is a file, not a folder", str(file), f"remove or rename it, or {place}"
+    elif path.is_dir():
+        what, value, mend = f"{path.name} is a folder, not a file", str(path), f"name a file in it, or {place}"
+    else:
+        what, value = error.strerror or str(error), path.name
+        mend = f"{'free some space' if error.errno in _NO_ROOM else 'check who may write there'}, or {place}"
+    return UserError(
+        f"cannot write {path.name}: {what}",
+        where=str(path.parent),
+        value=value,
+        mend=f"{mend}; what was written before is intact",
+    )
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file at, or above, where a folder is wanted. The system's own words are only "File exists"."""
+    above = (folder, *folder.parents)
+    return next((path for path in above if os.path.exists(path) and not os.path.isdir(path)), None)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -70,11 +96,34 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises UserError when the file is absent or is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path.name}: {error.strerror or error}", where=str(path.parent)) from error
-    except ValueError as error:
-        raise UserError(f"{path.name} is not valid JSON: {error}", where=str(path)) from error
+        raise _cannot_read(path, error.strerror or str(error)) from error
+    except ValueError as error:  # also bytes that are no text
+        raise UserError(
+            f"{path.name} is not valid JSON: {error}",
+            where=str(path),
+            value=beginning(path),
+            mend="the file was changed or not copied whole: copy it again, or make it again",
+        ) from error
+
+
+def beginning(path: Path) -> str:
+    """The size and the first bytes of a file that is not what its name says, for messages."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    return f"{path.stat().st_size:,} bytes, which begin with {head!r}" if head else "0 bytes"
+
+
+def _cannot_read(path: Path, reason: str) -> UserError:
+    here = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, here) if path.name not in here else None
+    return UserError(
+        f"cannot read {path.name}: {reason}",
+        where=str(path.resolve().parent),
+        value=str(path),
+        mend=f"did you mean {guess!r}?" if guess else "check the path; it is taken from the current folder",
+    )
 
 
 def sha256(path: Path) -> str:
@@ -93,9 +142,16 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Raises UserError when the file is absent, truncated or not safetensors."""
+    if path.is_dir():
+        raise _cannot_read(path, "it is a folder")
     if not path.is_file():
-        raise UserError(f"there is no file {path.name}", where=str(path.parent))
+        raise _cannot_read(path, "there is no such file")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path.name} is not a readable safetensors file: {error}", where=str(path)) from error
+        raise UserError(
+            f"{path.name} is not a readable safetensors file: {error}",
+            where=str(path),
+            value=beginning(path),
+            mend="copy it again whole, or write it with safetensors.torch.save_file(model.state_dict(), path)",
+        ) from error

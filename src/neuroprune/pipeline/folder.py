@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import read_json, write_json, write_text
+from neuroprune.base.files import file_in_the_way, read_json, write_json, write_text
 
 SCHEMA = 1
 _STEP = re.compile(r"(\d{2,})-([a-z0-9_]+)")
@@ -107,9 +107,12 @@ class RunFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
+            file = file_in_the_way(self.root)
+            reason = f"{file} is a file, not a folder" if file else error.strerror or str(error)
             raise UserError(
-                f"cannot write into the output folder: {error.strerror or error}",
-                where=str(self.root),
+                f"cannot write into the output folder: {reason}",
+                where=str(self.root.resolve().parent),
+                value=str(self.root),
                 mend="choose a folder you may write to with --out",
             ) from error
 

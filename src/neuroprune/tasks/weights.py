@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import load_tensors
+from neuroprune.base.files import beginning, load_tensors
+from neuroprune.base.registry import nearest
 
 #: where training scripts put the state dict inside a checkpoint
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 #: what DataParallel and torch.compile put before every name
 _PREFIXES = ("module.", "_orig_mod.")
 _CONVERT = (
@@ -44,7 +48,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The named tensors in a weights file. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"there is no weights file {path}", where=str(path.resolve().parent))
+        raise _absent(path)
     content = load_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = _unwrap(content)
     if not state:
@@ -64,17 +68,36 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path.name} holds pickled objects, which run code when they are loaded; it was not loaded",
-            where=str(path),
-            mend=_CONVERT,
-        ) from error
     except Exception as error:  # torch raises half a dozen kinds for files that are no checkpoints
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        objects = isinstance(error, pickle.UnpicklingError) and _is_pickle(path)
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
-            f"{path.name} is no readable state dict: {text}", where=str(path), mend=_CONVERT
+            f"{path.name} holds pickled objects, which run code when they are loaded; it was not loaded"
+            if objects
+            else f"{path.name} is no readable state dict: torch.load raised {type(error).__name__}",
+            where=str(path),
+            value=found[1] if objects and found else beginning(path),
+            mend=_CONVERT if objects else f"copy it again if it was cut off; else, {_CONVERT}",
         ) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it begins as what ``torch.save`` or ``pickle.dump`` writes; random bytes fail to unpickle too."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+
+
+def _absent(path: Path) -> UserError:
+    folder = path if path.is_dir() else path.parent
+    here = sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES) if folder.is_dir() else []
+    guess = nearest(path.name, here)
+    offer = f"weights files there: {', '.join(here[:5])}" if here else "there are no weights files there"
+    return UserError(
+        f"{path} is a folder, not a weights file" if path.is_dir() else f"there is no weights file {path}",
+        where=str(folder.resolve()),
+        value=str(path),
+        mend=(f"did you mean {guess!r}? " if guess else "name a .safetensors or .pt file; ") + offer,
+    )
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
