@@ -91,6 +91,19 @@ def test_taylor_is_the_squared_loss_change_and_leaves_grads_alone() -> None:
     assert model.a.weight.grad is None
 
 
+def test_taylor_of_frozen_weights_is_that_of_free_ones() -> None:
+    x = torch.tensor([[1.0, 2]])
+    for layers in (("a",), ("a", "b")):
+        model = Chain()
+        expected = gather(model, "taylor", [x], lambda m, b: m(b), lambda b, y: y.sum()).gradient
+        for name in layers:
+            model.get_submodule(name).requires_grad_(False)
+        found = gather(model, "taylor", [x], lambda m, b: m(b), lambda b, y: y.sum()).gradient
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+        assert not any(p.requires_grad for name in layers for p in model.get_submodule(name).parameters())
+
+
 def test_missing_statistics_and_unscorable_groups_are_named() -> None:
     model = Chain()
     with pytest.raises(UserError, match="needs a loss"):

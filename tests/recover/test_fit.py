@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -215,3 +216,19 @@ def test_frozen_parameters_stay() -> None:
     before = model[0].weight.clone()
     fit(model, _task(), FitConfig(epochs=1, lr=0.5))
     assert torch.equal(model[0].weight, before)
+
+
+def test_a_wholly_frozen_model_is_trained_and_frozen_again() -> None:
+    """A checkpoint for inference learns as one for training does, bit for bit."""
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).requires_grad_(False)
+    free = copy.deepcopy(frozen).requires_grad_(True)
+    for model in (frozen, free):
+        fit(model, _task(), FitConfig(epochs=2, lr=0.5))
+    assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), free.parameters(), strict=True))
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.grad is None for p in frozen.parameters())
+    task = make_task(train=_data(), val=_data(), loss=lambda batch, output: output.sum() * float("nan"))
+    with pytest.raises(UserError, match="diverged"):
+        fit(frozen, task, FitConfig(epochs=1))
+    assert not any(p.requires_grad for p in frozen.parameters())

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode, or gradients, for a while."""
 
 from __future__ import annotations
 
@@ -20,3 +20,23 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
+    """Let the parameters have gradients for a while, where none of them has (a checkpoint for inference).
+
+    ``everywhere``: also where only some are frozen. Afterwards each is as it was given; what was frozen keeps no
+    ``.grad``.
+    """
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    if not everywhere and any(p.requires_grad for p in model.parameters()):
+        frozen = []
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None

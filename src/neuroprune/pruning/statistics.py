@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation
+from neuroprune.base.modes import evaluation, gradients
 
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -74,11 +74,12 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """Sum over batches of d loss / d parameter, in evaluation mode; the parameters' own ``.grad`` is untouched.
 
-    Raises UserError when a gradient is not finite.
+    Frozen parameters have one too: what cannot be trained can still be cut. Raises UserError when a gradient is
+    not finite.
     """
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
-    with evaluation(model), torch.enable_grad():
+    with gradients(model, everywhere=True), evaluation(model), torch.enable_grad():
         for batch in batches:
             value = loss(batch, forward(model, batch))
             found = torch.autograd.grad(value, list(named.values()), allow_unused=True)

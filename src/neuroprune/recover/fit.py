@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation
+from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.recover.checkpoint import Checkpoint, run_identity
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
@@ -43,14 +43,15 @@ def fit(
     folder: the state after each epoch replaces the last one there, and a run that finds its own
     checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
     generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
-    the same number of threads. ``progress`` is started and advanced per batch, not finished.
+    the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
+    stay as they are, unless all are frozen: then all are trained, and frozen again.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
     or labels that are lacking, and for a checkpoint folder of another run.
     """
-    run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
     store = None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher))
-    with _training(model, teacher):
+    with gradients(model), _training(model, teacher):
+        run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
         records = [] if store is None else store.restore(model, run.optimizer)
         run.progress.start(title, (config.epochs - len(records)) * run.steps)
         for epoch in range(len(records) + 1, config.epochs + 1):
@@ -186,7 +187,10 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError(
-            f"{type(model).__name__} has no trainable parameters", mend="set requires_grad on some of them"
+            f"{type(model).__name__} has no trainable parameters",
+            where=f"model {type(model).__name__}",
+            value=f"{sum(1 for _ in model.parameters())} parameters, none of them of floating point",
+            mend="give a network with floating-point weights, or leave training out",
         )
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
