@@ -108,7 +108,7 @@ def test_a_regression_with_evaluate_and_loss(tmp_path: Path) -> None:
     assert evaluate(result.model) >= dense - 0.1
     row = next(row for row in result.measurements if row["metric"].startswith("-MSE"))
     assert row["before"] == pytest.approx(dense, abs=1e-6)
-    assert "no test split" in row["metric"]
+    assert "(val)" in row["metric"]
     assert verify_artifact(result.artifact, model=model).ok
 
 

@@ -18,7 +18,7 @@ def import_everything() -> None:
     import sklearn.datasets  # noqa: F401
     import torch
     import torch._dynamo
-    import tqdm
+    import tqdm  # type: ignore[import-untyped]
 
     import neuroprune.cli
     import neuroprune.pipeline.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,15 @@ def test_any_torn_tail_loses_at_most_the_torn_lines(tmp_path_factory: pytest.Tem
     path = tmp_path_factory.mktemp("j") / "journal.jsonl"
     journal = Journal(path)
     for i in range(4):
-        journal.measure(f"k{i}", lambda i=i: i)
+        journal.measure(f"k{i}", functools.partial(int, i))
     whole = path.read_bytes()
     path.write_bytes(whole[: max(0, len(whole) - cut)])
     left = path.read_bytes().count(b"\n")
     again = Journal(path)
     for i in range(4):
-        assert again.measure(f"k{i}", never if i < left else lambda i=i: i + 100) == (i if i < left else i + 100)
+        assert again.measure(f"k{i}", never if i < left else functools.partial(int, i + 100)) == (
+            i if i < left else i + 100
+        )
     assert len(Journal(path)._values) == 4  # the appended lines are whole
 
 

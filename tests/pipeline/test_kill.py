@@ -99,7 +99,8 @@ def kill_group(pid: int) -> None:
 
 def kill_and_resume(server: Server, recipe: Path, out: Path, moments: random.Random) -> list[int]:
     """Kill until the run ends by itself, or often enough; how far it had come at each kill."""
-    longest, stages = 0.5, []
+    longest = 0.5
+    stages: list[int] = []
     while len(stages) < MOST_KILLS:
         before = progress_of(out)
         pid = server.start("run", str(recipe), "--out", str(out), "--resume")

@@ -104,7 +104,7 @@ def test_clustering_leaves_k_values_in_the_artifact(finished: Path) -> None:
     weights = load_tensors(finished / "artifact" / "weights.safetensors")
     for name, tensor in weights.items():
         if tensor.dim() >= 2:
-            assert tensor.unique().numel() <= 8, name
+            assert len(set(tensor.flatten().tolist())) <= 8, name
 
 
 def test_the_artifact_verifies(finished: Path) -> None:

@@ -12,6 +12,9 @@ from neuroprune.pipeline.final import final_facts
 
 SCHEMA = 1
 
+#: points of a percentage: more than luck between two splits of a few hundred examples
+SEEN_POINTS = 5.0
+
 #: lists that steps append to, in the order of results.json
 PIECES = ("curves", "rounds", "layers", "candidates", "units", "refused", "notes")
 
@@ -24,6 +27,13 @@ def assemble(context: Context) -> dict[str, Any]:
     tried = [{**row, "chosen": False} for row in pieces["candidates"]]  # the files it became are chosen, not it
     pieces["candidates"] = tried + context.abandoned + ended_as(context)
     pieces["layers"] = pieces["layers"] or _masked_layers(context)
+    dense = context.facts["variants"][0]
+    if context.task.metric_unit == "%" and dense["metric"] - final["test"]["before"] > SEEN_POINTS:
+        pieces["notes"].append(
+            f"The dense network is much better on val ({dense['metric']:.1f} %) than on test "
+            f"({final['test']['before']:.1f} %): it was probably trained on examples of val, so the "
+            "drop on val is overstated."
+        )
     if final["test"]["is_val"]:
         pieces["notes"].append("There is no test split: the final metric is that of the validation split.")
     return {

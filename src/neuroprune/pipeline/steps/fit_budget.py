@@ -72,6 +72,8 @@ def fit_budget(context: Context, config: FitBudgetConfig) -> Outcome:
         "binding": binding(broken),
     }
     state = "meets" if not broken else f"is the best that was reached ({binding(broken)} is missed) for"
+    if ratio == 0:
+        state = f"{state} (nothing has to be cut)"
     return Outcome(
         f"ratio {ratio:.3f} ({trial.variant}) {state} {context.recipe.budget}; {len(fitter.tried)} candidates",
         facts={"fit": facts},
