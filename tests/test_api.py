@@ -49,7 +49,7 @@ def test_a_classifier(tmp_path: Path) -> None:
         for split in (task.train, task.val, task.test)
     )
     model = trained(tiny_resnet(8), x, y, functional.cross_entropy)
-    before = copy_of(model)
+    before, generator = copy_of(model), torch.get_rng_state()
     result = neuroprune.compress(
         model,
         train=(x, y),
@@ -76,6 +76,7 @@ def test_a_classifier(tmp_path: Path) -> None:
     assert verify_artifact(result.artifact, model=tiny_resnet(8)).ok
     stored = load_tensors(result.artifact / "weights.safetensors")
     assert same(result.model, stored)
+    assert torch.equal(generator, torch.get_rng_state())  # the caller's randomness is not ours to seed
 
 
 def test_a_regression_with_evaluate_and_loss(tmp_path: Path) -> None:
@@ -240,3 +241,21 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
     good = (torch.rand(8, 1, 8, 8), torch.arange(8))
     with pytest.raises(UserError, match=r"head\.bias"):
         neuroprune.compress(model, train=good, val=good, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": lambda x: x}, "no nn.Module"),
+        ({"budget": {"macs": 0.5}}, "this is no Budget"),
+        ({"keep": ["blokcs.*"]}, r"keep='blokcs.\*' matches nothing"),
+    ],
+)
+def test_misuse_is_named_before_the_folder_is_taken(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    x, y = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
+    model = options.pop("model", tiny_resnet())
+    with pytest.raises(UserError, match=message):
+        neuroprune.compress(model, train=(x, y), val=(x, y), out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "state.json").exists()

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuroprune.base.errors import UserError
 from neuroprune.base.nouns import Budget
 from neuroprune.base.progress import Progress
 from neuroprune.pipeline.choose import choose_recipe
@@ -86,6 +87,14 @@ def compress(
     A budget that cannot be met is no exception: see ``CompressResult.met``. Raises UserError for data, models
     and options that cannot be used, and Interrupted on Ctrl-C.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            "the model is no torch.nn.Module", value=type(model).__name__, mend="pass the network itself"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise UserError(
+            "the budget is no Budget", value=budget, mend="write budget=neuroprune.Budget(latency=0.5)"
+        )
     task = make_task(
         train=train,
         val=val,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuroprune.report import wording
 from neuroprune.report.wording import (
     MINUS,
     TIMES,
@@ -81,3 +82,21 @@ def test_shorten_keeps_both_ends() -> None:
 def test_every_number_has_a_short_reading(value: float | None, unit: str) -> None:
     for text in (quantity(value, unit), plain(value), count(value), size(value), seconds(value), percent(value)):
         assert 0 < len(text) < 26
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (4.0, 1.0, "4.00x faster"),
+        (1.0, 1.27, "1.27x slower"),
+        (1.0, 1.001, "as fast"),
+        (None, 1.0, ""),
+        (0.0, 1.0, ""),
+    ],
+)
+def test_a_slowdown_is_not_called_faster(before: float | None, after: float, text: str) -> None:
+    assert wording.speed(before, after) == text
+
+
+def test_change_shortens_large_factors() -> None:
+    assert wording.change(272.0, 10.0, "less", "more") == "27.2x less"

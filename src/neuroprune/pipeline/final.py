@@ -12,7 +12,7 @@ from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.steps.measure import VARIANTS
 from neuroprune.pipeline.verdict import Figures, binding, misses
-from neuroprune.report.wording import quantity
+from neuroprune.report.wording import change, quantity, speed
 
 
 def final_facts(context: Context) -> dict[str, Any]:
@@ -48,11 +48,12 @@ def _test(context: Context, chosen: str) -> dict[str, Any]:
 def _verdict(
     context: Context, missed: dict[str, float], before: dict[str, Any], after: dict[str, Any], test: dict[str, Any]
 ) -> dict[str, Any]:
-    metric, unit = context.task.metric, context.task.metric_unit
+    unit = context.task.metric_unit
+    split = "val" if test["is_val"] else "test"
     figures = (
-        f"{after['name']}: {before['latency']['cpu_p50_ms'] / after['latency']['cpu_p50_ms']:.2f}x faster, "
-        f"{before['size_bytes'] / after['size_bytes']:.1f}x smaller file, "
-        f"{metric} {test['before']:.2f} -> {test['after']:.2f} {unit}".rstrip()
+        f"{after['name']}: {speed(before['latency']['cpu_p50_ms'], after['latency']['cpu_p50_ms'])}, "
+        f"{change(before['size_bytes'], after['size_bytes'], 'smaller', 'larger')} file, {context.task.metric} "
+        f"{quantity(test['before'], unit)} -> {quantity(test['after'], unit)} on {split}"
     )
     if not missed:
         limits = bool(context.recipe.budget.limits) or context.recipe.header.max_drop is not None
@@ -70,7 +71,10 @@ def _shortfall(
 ) -> str:
     if name == "max_drop":
         drop = max(test["before"] - test["after"], before["metric"] - after["metric"])
-        return f"{context.task.metric} falls by {drop:.2f}, allowed is {context.recipe.header.max_drop:g}"
+        split = "val" if drop > test["before"] - test["after"] else "test"
+        return (
+            f"{context.task.metric} falls by {drop:.3g} on {split}, allowed is {context.recipe.header.max_drop:g}"
+        )
     limit = next(limit for limit in context.recipe.budget.limits if limit.kind == name)
     dense, mine = (getattr(Figures.of_variant(v), name) for v in (before, after))
     unit = {"latency": "ms", "size": "B"}.get(name, "")
@@ -128,34 +132,34 @@ def _row(
         "kind": provenance if known else "unavailable",
         "before": before,
         "after": after,
-        "change": _ratio(before, after),
+        "change": change(before, after, "less", "more"),
         "target": target,
         "met": met,
         "detail": detail,
     }
 
 
-def _ratio(before: float | None, after: float | None) -> str:
-    if not before or not after:
-        return ""
-    return f"{before / after:.2f}x less" if after <= before else f"{after / before:.2f}x more"
-
-
 def _metric_row(context: Context, test: dict[str, Any]) -> dict[str, Any]:
     max_drop, task = context.recipe.header.max_drop, context.task
     drop = test["before"] - test["after"]
-    split = "val (there is no test split)" if test["is_val"] else "test"
     points = "points" if task.metric_unit == "%" else task.metric_unit
+    moved = f"{round(-drop, 2) + 0.0:+.2f}" if task.metric_unit == "%" else f"{-drop:+.3g}"
+    target = None
+    if max_drop is not None:
+        target = f">= {quantity(test['before'] - max_drop, task.metric_unit)} (drop <= {max_drop:g})"
     return {
-        "metric": f"{task.metric.capitalize() if task.metric.islower() else task.metric} ({split})",
+        "metric": f"{task.metric.capitalize() if task.metric.islower() else task.metric} "
+        f"({'val' if test['is_val'] else 'test'})",
         "unit": task.metric_unit,
         "kind": "measured",
         "before": test["before"],
         "after": test["after"],
-        "change": f"{round(-drop, 2) + 0.0:+.2f} {points}".rstrip(),
-        "target": None if max_drop is None else f">= {test['before'] - max_drop:.2f} (drop <= {max_drop:g})",
+        "change": f"{moved} {points}".rstrip(),
+        "target": target,
         "met": None if max_drop is None else drop <= max_drop + 1e-9,
-        "detail": "the split is evaluated once, at the end; nothing was chosen on it",
+        "detail": "there is no test split: this is val, on which the file was chosen"
+        if test["is_val"]
+        else "the split is evaluated once, at the end; nothing was chosen on it",
     }
 
 

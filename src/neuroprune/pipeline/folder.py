@@ -135,7 +135,7 @@ class RunFolder:
             raise UserError(
                 "the output folder holds another run",
                 where=str(self.root),
-                mend="add --resume to go on with it, or choose another --out",
+                mend="add --resume to go on with it, choose another --out, or delete the folder",
             )
         known = read_json(self.state)
         if known.get("schema") != SCHEMA:

@@ -165,7 +165,7 @@ def _step_call(item: Any, index: int, marks: dict[marked_yaml.Path, str], name: 
     try:
         step = STEPS.get(step_name)
     except UserError as error:
-        raise UserError(error.what, where=where, mend=str(error).rpartition("mend:  ")[2]) from None
+        raise UserError(error.what, where=where, mend=error.mend) from None
     path = ("steps", index, step_name)
     config = _validated(step.config, {} if options is None else options, path, marks, name)
     return StepCall(step_name, config, where)
@@ -213,6 +213,9 @@ def _explain(
             mend=f"{hint}valid keys: {', '.join(valid)}",
         )
     key = ".".join(str(part) for part in detail["loc"] if isinstance(part, str))
+    cause = (detail.get("ctx") or {}).get("error")
+    if isinstance(cause, UserError):  # a validator of ours has said it all
+        return UserError(f"{key}{inside}: {cause.what}", where=where, value=cause.value, mend=cause.mend)
     said = detail["msg"][0].lower() + detail["msg"][1:]
     value = None if detail["type"] == "missing" else detail["input"]
     return UserError(f"{key}{inside}: {said}", where=where, value=value, mend=_allowed(kind, detail))
@@ -230,7 +233,7 @@ def _fields(kind: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...
     return tuple(kind.model_fields)
 
 
-def _allowed(kind: type[BaseModel], detail: ErrorDetails) -> str | None:
+def _allowed(kind: type[BaseModel], detail: ErrorDetails) -> str:
     context = detail.get("ctx") or {}
     if "expected" in context:
         guess = nearest(
@@ -238,7 +241,9 @@ def _allowed(kind: type[BaseModel], detail: ErrorDetails) -> str | None:
         )
         return (f"did you mean {guess!r}? " if guess else "") + f"valid: {context['expected']}"
     field = kind.model_fields.get(str(detail["loc"][0])) if detail["loc"] else None
-    return f"{field.description}" if field is not None and field.description else None
+    if field is not None and field.description:
+        return field.description
+    return "see the options of the steps in the recipes that come with neuroprune, or `neuroprune list steps`"
 
 
 def _where(path: marked_yaml.Path, marks: dict[marked_yaml.Path, str], name: str) -> str:
@@ -255,9 +260,7 @@ def _check_budget(header: _Header, marks: dict[marked_yaml.Path, str], name: str
         try:
             Budget(**{kind: text})
         except UserError as error:
-            raise UserError(
-                error.what, where=where, value=text, mend=str(error).rpartition("mend:  ")[2]
-            ) from None
+            raise UserError(error.what, where=where, value=text, mend=error.mend) from None
         if kind == "memory":
             raise UserError(
                 "a memory budget cannot be met yet: it needs the memory planner of the device models",
@@ -274,7 +277,7 @@ def _check_device(header: _Header, marks: dict[marked_yaml.Path, str], name: str
         DEVICES.get(header.device)
     except UserError as error:
         where = _where(("device",), marks, name)
-        raise UserError(error.what, where=where, mend=str(error).rpartition("mend:  ")[2]) from None
+        raise UserError(error.what, where=where, mend=error.mend) from None
 
 
 def _check_order(steps: tuple[StepCall, ...]) -> None:

@@ -16,6 +16,7 @@ from neuroprune import __version__
 from neuroprune.base.errors import BudgetNotMet, Interrupted, UserError
 from neuroprune.base.files import read_json, write_bytes
 from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.graph import trace
 from neuroprune.pipeline.attempts import Attempt, best_attempt, candidates_of, next_correction
 from neuroprune.pipeline.context import Context, Correction, Snapshot, load_step, save_step, state_digest
 from neuroprune.pipeline.folder import RunFolder
@@ -23,6 +24,8 @@ from neuroprune.pipeline.journal import Journal
 from neuroprune.pipeline.recipe import Recipe, StepCall
 from neuroprune.pipeline.step import STEPS
 from neuroprune.pipeline.stepprogress import StepProgress
+from neuroprune.pruning.allocate import check_patterns
+from neuroprune.tasks.batches import RandomState
 from neuroprune.tasks.check import check_task
 from neuroprune.tasks.load import load_task
 from neuroprune.tasks.models import load_model
@@ -50,7 +53,7 @@ class RunResult:
                 self.text,
                 where=str(self.folder),
                 value=f"binding constraint: {self.binding}",
-                mend="loosen that limit, allow a larger --max-drop, or train longer with --epochs",
+                mend="loosen that limit, allow a larger max_drop, or fine-tune for more epochs",
             )
 
 
@@ -73,7 +76,7 @@ def run_recipe(
     budget is no exception here: see `RunResult.require_met`.
     """
     progress = progress or SilentProgress()
-    threads = torch.get_num_threads()
+    threads, generators = torch.get_num_threads(), RandomState()
     torch.set_num_threads(recipe.header.threads)
     runner: Runner | None = None
     folder = RunFolder(out)
@@ -81,6 +84,7 @@ def run_recipe(
         task = task or _load_task(recipe)
         network = copy.deepcopy(model) if model is not None else _load_model(recipe)
         check_task(task, network)
+        _check_keep(recipe, network, task)
         folder.open(_identity(recipe, network, task), recipe.text, resume=resume)
         _replay(folder, replay)
         folder.clean()
@@ -107,6 +111,7 @@ def run_recipe(
         progress.close()
         raise
     finally:
+        generators.restore()  # the steps seed the global generators, which are the caller's
         folder.close()
         torch.set_num_threads(threads)
 
@@ -148,6 +153,16 @@ def _replay(folder: RunFolder, journal: Path | None) -> None:
     if not journal.is_file():
         raise UserError("there is no journal to replay", where=str(journal), mend="give a run's journal.jsonl")
     write_bytes(folder.journal, journal.read_bytes())
+
+
+def _check_keep(recipe: Recipe, network: nn.Module, task: Task) -> None:
+    """A pattern that matches nothing is found before the folder is taken, not after the training."""
+    options = [(call, getattr(call.config, "keep", ())) for call in recipe.steps]
+    asked = [(call, patterns) for call, patterns in options if patterns]
+    if asked:
+        groups = trace(network, task.example_inputs).groups
+        for call, patterns in asked:
+            check_patterns(groups, patterns, where=call.where)
 
 
 class Runner:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.registry import nearest
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
 from neuroprune.pruning.plan import GroupDecision, Plan, fingerprint
@@ -38,14 +39,10 @@ def allocate(
     ``local``: the same ratio in every group; ``global``: one threshold for all groups (scores have mean 1 in
     each). Kept counts are rounded up to a multiple of ``round_to`` and never under ``minimum``. ``keep``:
     patterns (``layer1.*``) of groups or tensors that stay whole. With the same scores a larger ratio removes
-    a superset, so plans are nested. Raises UserError for options out of range or patterns that match nothing.
+    a superset, so plans are nested. Raises UserError for options out of range.
     """
     _check(ratio, scope, round_to, minimum)
     free = [g for g in trace.groups if not _kept(g, keep)]
-    unmatched = [p for p in keep if not any(_kept(g, [p]) for g in trace.groups)]
-    if unmatched:
-        names = ", ".join(g.name for g in trace.groups)
-        raise UserError(f"keep={unmatched[0]!r} matches nothing", mend=f"groups: {names}")
     wanted = _global_counts(free, scores, ratio) if scope == "global" else _local_counts(free, ratio)
     decisions = []
     for group in trace.groups:
@@ -78,6 +75,18 @@ def _check(ratio: float, scope: str, round_to: int, minimum: int) -> None:
         raise UserError(f"unknown scope {scope!r}", mend="use local or global")
     if round_to < 1 or minimum < 1:
         raise UserError("round_to and minimum must be at least 1", value=(round_to, minimum))
+
+
+def check_patterns(groups: Sequence[Group], patterns: Sequence[str], where: str | None = None) -> None:
+    """Raises UserError when a ``keep`` pattern matches no group and no tensor of one."""
+    for pattern in patterns:
+        if not any(_kept(group, [pattern]) for group in groups):
+            names = [group.name for group in groups]
+            guess = nearest(pattern, names)
+            hint = f"did you mean {guess!r}? " if guess else ""
+            raise UserError(
+                f"keep={pattern!r} matches nothing", where=where, mend=f"{hint}groups: {', '.join(names)}"
+            )
 
 
 def _kept(group: Group, patterns: Sequence[str]) -> bool:

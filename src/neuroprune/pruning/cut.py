@@ -12,7 +12,7 @@ from torch import nn
 from neuroprune.base.errors import CutRefused, UserError
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
-from neuroprune.pruning.allocate import Scope, allocate, build_plan
+from neuroprune.pruning.allocate import Scope, allocate, build_plan, check_patterns
 from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.score import score
 from neuroprune.pruning.statistics import Statistics
@@ -56,6 +56,7 @@ def prune(
     if on_refuse not in ("report", "raise"):
         raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
     found = trace(model, example_inputs)
+    check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)
     plan = allocate(
         model, found, scores, ratio, scope=scope, round_to=round_to, keep=keep, criterion=criterion,

@@ -108,6 +108,22 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{plain(value)} {unit}"
 
 
+def change(before: float | None, after: float | None, down: str, up: str) -> str:
+    """``7.9x less``, ``1.3x more`` or ``the same``; empty where there is nothing to divide."""
+    if not before or not after:
+        return ""
+    factor = max(before / after, after / before)
+    if factor < 1.005:
+        return "the same"
+    shown = f"{factor:.1f}" if factor >= 10 else f"{factor:.2f}"
+    return f"{shown}x {down if after < before else up}"
+
+
+def speed(before_ms: float | None, after_ms: float | None) -> str:
+    """``4.03x faster``, ``1.27x slower`` or ``as fast``."""
+    return change(before_ms, after_ms, "faster", "slower").replace("the same", "as fast")
+
+
 def typeset(text: str) -> str:
     """``7.9x smaller``, ``<= 8 ms`` and ``-0.28 points`` with the signs of print in place of keyboard ones."""
     text = re.sub(r"(?<=\d)\s?x\b", TIMES, text).replace("<=", "≤").replace(">=", "≥").replace("->", "→")

@@ -54,7 +54,7 @@ def _hyper_parameters(context: Context) -> dict[str, Any]:
     header = context.recipe.header
     found: dict[str, Any] = {
         "seed": header.seed,
-        "budget": str(context.recipe.budget),
+        "budget": ", ".join(map(str, context.recipe.budget.limits)) or "none",
         "max_drop": header.max_drop,
     }
     for record in context.finished:

@@ -14,6 +14,7 @@ from neuroprune.pipeline.measuring import latencies, one_call
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.export import DENSE, INT8, MODEL
 from neuroprune.pipeline.verdict import Figures, best, binding, misses
+from neuroprune.report.wording import change, quantity, speed
 
 #: name of the variant -> its file, and the key of `validate` that holds its metric
 VARIANTS = {
@@ -50,11 +51,11 @@ def measure(context: Context, config: MeasureConfig) -> Outcome:
     chosen = variants[1 + index]
     chosen["chosen"], chosen["role"] = True, "final"
     missed = rows[index][1]
-    latency = chosen["latency"]["cpu_p50_ms"]
-    faster = dense.latency / latency if dense.latency else 0.0
+    latency, unit = chosen["latency"]["cpu_p50_ms"], context.task.metric_unit
     return Outcome(
-        f"{chosen['name']} is best: {faster:.2f}x faster, {variants[0]['size_bytes'] / chosen['size_bytes']:.1f}x "
-        f"smaller file, {context.task.metric} {dense.metric:.2f} -> {chosen['metric']:.2f} on val"
+        f"{chosen['name']} is best: {speed(dense.latency, latency)}, "
+        f"{change(variants[0]['size_bytes'], chosen['size_bytes'], 'smaller', 'larger')} file, "
+        f"{context.task.metric} {quantity(dense.metric, unit)} -> {quantity(chosen['metric'], unit)} on val"
         + (f"; misses {binding(missed)}" if missed else ""),
         facts={
             "variants": variants,
