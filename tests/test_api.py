@@ -61,6 +61,7 @@ def test_a_classifier(tmp_path: Path) -> None:
         lr=0.01,
         out=tmp_path / "out",
     )
+    assert torch.equal(generator, torch.get_rng_state())  # the caller's randomness is not ours to seed
     assert result.met, result.text
     assert result.binding is None
     assert type(result.model) is type(model)
@@ -76,7 +77,6 @@ def test_a_classifier(tmp_path: Path) -> None:
     assert verify_artifact(result.artifact, model=tiny_resnet(8)).ok
     stored = load_tensors(result.artifact / "weights.safetensors")
     assert same(result.model, stored)
-    assert torch.equal(generator, torch.get_rng_state())  # the caller's randomness is not ours to seed
 
 
 def test_a_regression_with_evaluate_and_loss(tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": lambda x: x}, "no nn.Module"),
-        ({"budget": {"macs": 0.5}}, "this is no Budget"),
+        ({"model": lambda x: x}, "no torch.nn.Module"),
+        ({"budget": {"macs": 0.5}}, "is no Budget"),
         ({"keep": ["blokcs.*"]}, r"keep='blokcs.\*' matches nothing"),
     ],
 )
