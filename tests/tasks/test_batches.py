@@ -227,3 +227,21 @@ def test_seeded_puts_all_generators_back() -> None:
         torch.rand(3), np.random.rand(3), random.random()
         raise RuntimeError
     assert (float(torch.rand(())), np.random.rand(), random.random()) == expected
+
+
+def test_tensors_keep_their_type_and_arrays_of_double_do_not() -> None:
+    x, y = torch.randn(4, 2), torch.arange(4)
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        (batch,) = as_batches((x.to(dtype), y), batch_size=4, shuffle=False, seed=0).epoch(None)
+        assert batch[0].dtype == dtype
+    (batch,) = as_batches((x.double().numpy(), y), batch_size=4, shuffle=False, seed=0).epoch(None)
+    assert batch[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [("float32", "float64"), ("float64", "float32")])
+def test_targets_of_double_follow_the_inputs(inputs: str, targets: str) -> None:
+    """A loss of two types cannot be differentiated."""
+    x, y = torch.randn(4, 2, dtype=getattr(torch, inputs)), torch.randn(4, 1, dtype=getattr(torch, targets))
+    (batch,) = as_batches((x, y), batch_size=4, shuffle=False, seed=0).epoch(None)
+    assert batch[1].dtype == x.dtype
+    assert torch.allclose(batch[1].double(), y.double(), atol=1e-6)

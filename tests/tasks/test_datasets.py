@@ -313,6 +313,63 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     _refused(f"folder:{small}", "too few images to split")
 
 
+def test_a_value_that_is_not_finite_is_named_in_the_users_array(tmp_path: Path) -> None:
+    for shape in ((50, 4), (50, 8, 8, 3)):
+        x = _RNG.normal(size=shape).astype(np.float32)
+        x[3].flat[2], x[17].flat[0] = float("nan"), float("inf")
+        y = np.arange(50) % 5
+        where = f"x[3, {', '.join(map(str, np.argwhere(np.isnan(x))[0][1:]))}] in {tmp_path}"
+        _savez(tmp_path / "a.npz", x=x, y=y)
+        _refused(f"npz:{tmp_path}/a.npz", "holds NaN or Inf", f"where: {where}", "nan (2 values in 2 of 50 rows)")
+        _savez(tmp_path / "b.npz", train_x=x[20:], train_y=y[20:], test_x=x[:20], test_y=y[:20])
+        _refused(f"npz:{tmp_path}/b.npz", f"where: test_{where}")
+
+
+def test_a_label_out_of_range_is_named_in_the_users_array(tmp_path: Path, mnist_file: Path) -> None:
+    x, y = _RNG.normal(size=(50, 6)), np.arange(50) % 3
+    y[7] = -1
+    _savez(tmp_path / "a.npz", x=x, y=y)
+    _refused(f"npz:{tmp_path}/a.npz", "label is out of range", f"where: y[7] in {tmp_path}", "-1 (1 of 50")
+    y[7] = 40  # only the model knows that this is too many
+    for names in (("x", "y"), ("train_x", "train_y")):
+        _savez(tmp_path / "b.npz", **dict(zip(names, (x, y), strict=True)))
+        with pytest.raises(UserError) as caught:
+            check_task(load_task(f"npz:{tmp_path}/b.npz"), torch.nn.Linear(6, 3))
+        assert caught.value.where == f"{names[1]}[7] in {tmp_path / 'b.npz'} (used for train)"
+        assert caught.value.value == 40
+    with np.load(mnist_file) as file:
+        arrays = {name: file[name].copy() for name in file}
+    arrays["test_y"][12] = 10
+    _savez(tmp_path / "m.npz", **arrays)
+    _refused(f"mnist:{tmp_path}/m.npz", "test_y[12] in", "10 classes are numbered 0..9", "number the classes")
+
+
+def test_limit_keeps_the_users_rows(tmp_path: Path) -> None:
+    y = np.arange(50) % 5
+    _savez(tmp_path / "a.npz", x=np.arange(50.0)[:, None], y=y)
+    task = load_task(f"npz:{tmp_path}/a.npz", limit=20)
+    for split in (task.train, task.val, task.test):
+        assert isinstance(split, TensorBatches)
+        assert split.origin is not None
+        assert split.origin.rows.tolist() == split.tensors[0][:, 0].tolist()
+
+
+def test_a_folder_with_more_classes_than_the_model(tmp_path: Path) -> None:
+    root = _images(tmp_path / "pets")
+    with pytest.raises(UserError) as caught:
+        check_task(load_task(f"folder:{root}"), tiny_resnet(channels=3, classes=1))
+    file = Path(str(caught.value.where).removesuffix(" (used for train)"))
+    assert file.parent == root / "dog"
+    assert file.is_file()
+    assert "2 classes (cat, dog)" in str(caught.value.mend)
+    assert "number the classes" not in str(caught.value)
+
+
+def test_unnamed_classes_are_not_noted(tmp_path: Path) -> None:
+    _savez(tmp_path / "a.npz", x=np.zeros((50, 8, 8), np.uint8), y=np.arange(50) % 5)
+    assert "classes" not in load_task(f"npz:{tmp_path}/a.npz").preprocessing
+
+
 def test_unknown_names_offer_the_nearest() -> None:
     _refused("digit", "unknown data set 'digit'", "did you mean 'digits'?")
     _refused("mnits:file.npz", "unknown data set 'mnits'", "did you mean 'mnist'?")

@@ -97,6 +97,21 @@ def test_a_wrong_shape_quotes_the_model_and_the_shapes() -> None:
     assert "mat1 and mat2 shapes cannot be multiplied" in text
 
 
+def test_a_model_of_double_takes_tensors_of_double() -> None:
+    x, y = _data()
+    check_task(make_task(train=(x.double(), y), val=(x.double(), y)), _model().double())
+
+
+@pytest.mark.parametrize(("model", "data"), [("float64", "float32"), ("float32", "float64")])
+def test_types_that_differ_are_said_to_differ(model: str, data: str) -> None:
+    x, y = _data()
+    task = make_task(train=(x.to(getattr(torch, data)), y), val=_data())
+    net = _model().to(getattr(torch, model))
+    text = _refused(task, net, f"the model computes in {model} and the data is {data}", "model.float()")
+    assert "data.float()" in text
+    assert "resize" not in text
+
+
 def test_uint8_inputs_get_a_hint() -> None:
     task = make_task(train=(torch.zeros(4, 6, dtype=torch.uint8), torch.zeros(4).long()), val=_data())
     _refused(task, _model(), "uint8", "x.float() / 255")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -55,12 +57,34 @@ def seeded(value: int) -> Iterator[None]:
         before.restore()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where examples came from, so that a message can name what a user finds in the files.
+
+    ``rows`` [N]: each example's place in its source. The source is arrays (``names``: of inputs and labels) in
+    the file ``path``, or, where ``files`` are given, one file for each row.
+    """
+
+    rows: np.ndarray[Any, Any]
+    path: Path
+    names: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+
+    def __getitem__(self, rows: np.ndarray[Any, Any]) -> Origin:
+        return replace(self, rows=self.rows[rows])
+
+    def place(self, index: int, tensor: int) -> str:
+        """Of example ``index``; ``tensor``: which part of a batch it is about (0: inputs, 1: labels)."""
+        row = int(self.rows[index])
+        return self.files[row] if self.files else f"{self.names[tensor]}[{row}] in {self.path}"
+
+
 class TensorBatches:
     """Whole tensors in memory, [N, ...] each, cut into batches.
 
     ``augment(x, generator)`` sees the first tensor of a training batch as stored; ``transform(x)`` then
     turns it into what the model eats, so that images stay uint8 in memory. A last batch of one example
-    joins the batch before it: batch norm cannot train on one.
+    joins the batch before it: batch norm cannot train on one. ``origin``: for messages, see there.
     """
 
     def __init__(
@@ -72,6 +96,7 @@ class TensorBatches:
         seed: int,
         transform: Callable[[Tensor], Tensor] | None = None,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         lengths = [len(tensor) for tensor in tensors]
         if len(set(lengths)) != 1:
@@ -81,9 +106,9 @@ class TensorBatches:
                 mend="give one label (or target) for each example",
             )
         if batch_size < 1:
-            raise UserError("the batch size must be at least 1", value=batch_size)
+            raise UserError("the batch size must be at least 1", value=batch_size, mend="give batch_size=64")
         self.tensors, self.batch_size, self.shuffle, self.seed = tensors, batch_size, shuffle, seed
-        self.transform, self.augment = transform, augment
+        self.transform, self.augment, self.origin = transform, augment, origin
 
     @property
     def samples(self) -> int:
@@ -227,8 +252,7 @@ def _convert(data: Any, batch_size: int, shuffle: bool, seed: int, what: str) ->
     if isinstance(data, Tensor | np.ndarray):
         data = (data,)
     if isinstance(data, tuple) and data and all(isinstance(item, Tensor | np.ndarray) for item in data):
-        tensors = tuple(as_tensor(item) for item in data)
-        return TensorBatches(tensors, batch_size, shuffle=shuffle, seed=seed)
+        return TensorBatches(_of_one_type(data), batch_size, shuffle=shuffle, seed=seed)
     if isinstance(data, Dataset):
         return _from_dataset(data, batch_size, shuffle, seed, what)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
@@ -253,10 +277,25 @@ def _from_dataset(data: Dataset[Any], batch_size: int, shuffle: bool, seed: int,
     return LoaderBatches(DataLoader(data, batch_size, shuffle=True, drop_last=single), seed, ordered=ordered)
 
 
+def _of_one_type(data: tuple[Tensor | np.ndarray[Any, Any], ...]) -> tuple[Tensor, ...]:
+    """Targets of double follow the inputs: a loss and its gradient are computed in one type."""
+    first, *rest = (as_tensor(item) for item in data)
+    dtype = first.dtype if first.is_floating_point() else torch.get_default_dtype()
+
+    def follow(tensor: Tensor) -> Tensor:
+        double = torch.float64 in (tensor.dtype, dtype)
+        return tensor.to(dtype) if double and tensor.is_floating_point() else tensor
+
+    return (first, *map(follow, rest))
+
+
 def as_tensor(array: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    """A tensor with double made float; integer labels [N] become int64; uint8 images stay as they are."""
+    """Integer labels [N] become int64; uint8 images and tensors of any other type stay as they are.
+
+    Arrays of double become float: that is numpy's default type, and seldom meant. Tensors of double are.
+    """
     tensor = array if isinstance(array, Tensor) else _from_numpy(array)
-    if tensor.dtype == torch.float64:
+    if tensor.dtype == torch.float64 and not isinstance(array, Tensor):
         return tensor.float()
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32)
     return tensor.long() if tensor.ndim <= 1 and tensor.dtype in integers else tensor

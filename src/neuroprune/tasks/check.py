@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def check_task(task: Task, model: nn.Module) -> None:
     classes = _check_forward(task, model)
     if task.loss is default_loss and task.has_labels:
         for what, batches in splits.items():
-            _check_labels(what, batches, classes)
+            _check_labels(what, batches, classes, _class_names(task))
     _check_loss(task, model)
 
 
@@ -71,7 +71,7 @@ def _check_inputs(what: str, batches: Batches) -> None:
                 bad = (~torch.isfinite(tensor)).nonzero()[0].tolist()
                 raise UserError(
                     f"the {what} data holds NaN or Inf",
-                    where=f"{what}, example {start + (bad[0] if bad else 0)}",
+                    where=_place(what, batches, start + (bad[0] if bad else 0), 0),
                     value=float(tensor[tuple(bad)]),
                     mend="remove these examples, or replace the value before training",
                 )
@@ -84,6 +84,7 @@ def _check_forward(task: Task, model: nn.Module) -> int:
         with evaluation(model):
             output = model(*task.example_inputs)
     except Exception as error:
+        _check_types(task, model, error)
         raise UserError(
             f"the model refuses the example inputs: {_first_lines(error)}",
             where=f"model {type(model).__name__}, task {task.name!r}",
@@ -96,6 +97,26 @@ def _check_forward(task: Task, model: nn.Module) -> int:
     except TypeError:
         return 0
     return scores.shape[1] if scores.ndim > 1 else 0
+
+
+def _check_types(task: Task, model: nn.Module, error: Exception) -> None:
+    """A model of double (or half) on data of float: its own words speak of whatever operator came first."""
+    weights = {
+        str(p.dtype).removeprefix("torch."): n for n, p in model.named_parameters() if p.is_floating_point()
+    }
+    inputs = {
+        str(t.dtype).removeprefix("torch.") for t in tensors_in(task.example_inputs) if t.is_floating_point()
+    }
+    if len(weights) != 1 or not inputs or inputs == set(weights):
+        return
+    (own,), found = weights, ", ".join(sorted(inputs))
+    raise UserError(
+        f"the model computes in {own} and the data is {found}: {_first_lines(error, 1)}",
+        where=f"model {type(model).__name__} ({weights[own]} is {own}), task {task.name!r}",
+        value=f"inputs {shapes(task.example_inputs)}",
+        mend="make both float32, which every runtime computes: model.float() and data.float(); "
+        f"to stay in {own}, give tensors of it (numpy arrays of float64 are read as float32)",
+    ) from error
 
 
 def _check_loss(task: Task, model: nn.Module) -> None:
@@ -119,7 +140,12 @@ def _check_loss(task: Task, model: nn.Module) -> None:
             mend="return loss.mean()",
         )
     if _not_finite(loss):
-        raise UserError("the loss of the first batch of val is not finite", value=float(loss))
+        raise UserError(
+            "the loss of the first batch of val is not finite",
+            where="first batch of val",
+            value=float(loss),
+            mend="check the loss for logarithms and divisions of zero, and the scale of inputs and targets",
+        )
 
 
 def _check_finite(output: Any, model: nn.Module, when: str) -> None:
@@ -134,7 +160,7 @@ def _check_finite(output: Any, model: nn.Module, when: str) -> None:
             )
 
 
-def _check_labels(what: str, batches: Batches, classes: int) -> None:
+def _check_labels(what: str, batches: Batches, classes: int, names: Sequence[str]) -> None:
     start = 0
     for batch in _look_at(batches):
         labels = batch[1] if isinstance(batch, tuple | list) else None
@@ -150,11 +176,34 @@ def _check_labels(what: str, batches: Batches, classes: int) -> None:
             first = outside[0].tolist()
             raise UserError(
                 f"a label is out of range: the model scores {classes} classes, so labels are 0..{classes - 1}",
-                where=f"{what}, example {start + (first[0] if first else 0)}",
+                where=_place(what, batches, start + (first[0] if first else 0), 1),
                 value=int(labels[tuple(first)]),
-                mend="number the classes from 0, or use a model with enough outputs",
+                mend=_label_hint(int(labels[tuple(first)]), names),
             )
         start += batch_length(batch)
+
+
+def _class_names(task: Task) -> list[str]:
+    names = task.preprocessing.get("classes")
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+
+
+def _label_hint(label: int, names: Sequence[str]) -> str:
+    """``names``: of the classes, where the data has names for them; then it is the model that is too small."""
+    if not 0 <= label < len(names):
+        return "number the classes from 0, or use a model with enough outputs"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"the data has {len(names)} classes ({some}): use a model with as many outputs, e.g. "
+        f"--arg num_classes={len(names)} if that is what its constructor calls them; or leave classes out"
+    )
+
+
+def _place(what: str, batches: Batches, index: int, tensor: int) -> str:
+    """Where the user finds an example: in the files, else by its number in the split that was given."""
+    if isinstance(batches, TensorBatches) and batches.origin is not None:
+        return f"{batches.origin.place(index, tensor)} (used for {what})"
+    return f"{what}, example {index}"
 
 
 def _look_at(batches: Batches) -> Iterator[Batch]:

@@ -90,7 +90,9 @@ def _load_file(path: Path, what: str) -> ModuleType:
     unique = f"_neuroprune_user_{digest}_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(unique, path)
     if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path} cannot be imported as Python", where=str(path))
+        raise UserError(
+            f"{path} cannot be imported as Python", where=str(path), value=path.suffix, mend="name a file NAME.py"
+        )
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[unique] = module  # dataclasses and pickling look their module up there
     try:

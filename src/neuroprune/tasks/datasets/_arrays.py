@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from neuroprune.base.errors import UserError
+from neuroprune.tasks.batches import Origin
 from neuroprune.tasks.datasets._base import DataOptions
 from neuroprune.tasks.datasets._images import Images, resized, stratified_limit
 
@@ -65,8 +66,11 @@ def _mend(wanted: Sequence[Sequence[str]]) -> str:
     return "save it with numpy.savez and the names " + " or ".join("/".join(names) for names in wanted)
 
 
-def checked(x: Array, y: Array, what: str, path: Path) -> Array:
-    """Labels [N] as int64. Raises UserError for no examples, other lengths and labels that are no indices."""
+def checked(x: Array, y: Array, what: str, path: Path, name: str, classes: int | None = None) -> Array:
+    """Labels [N] as int64. Raises UserError for no examples, other lengths and labels that are no indices.
+
+    ``name``: of the array of labels; ``classes``: how many there are, where that is known.
+    """
     if len(x) == 0:
         raise UserError(f"{what} in {path.name} is empty", where=str(path), mend="save at least one example")
     if len(x) != len(y):
@@ -82,19 +86,46 @@ def checked(x: Array, y: Array, what: str, path: Path) -> Array:
             value=f"{y.dtype} of shape {y.shape}",
             mend="number the classes from 0; for regression write a callable that returns make_task's arguments",
         )
+    outside = np.flatnonzero((y < 0) | (y >= classes if classes is not None else False))
+    if len(outside):
+        known = f": {classes} classes are numbered 0..{classes - 1}" if classes is not None else ""
+        raise UserError(
+            f"a label is out of range{known}",
+            where=f"{name}[{outside[0]}] in {path}",
+            value=f"{y[outside[0]]} ({len(outside)} of {len(y)} labels are out of range)",
+            mend="number the classes from 0, and remove examples that belong to none",
+        )
     return y.astype(np.int64)
 
 
-def read_halves(path: Path, *, image: tuple[int, ...], options: DataOptions) -> tuple[Images, Images]:
+def check_finite(x: Array, name: str, path: Path) -> None:
+    """Raises UserError naming the first row of the array ``name`` that holds NaN or Inf."""
+    bad = ~np.isfinite(x) if np.issubdtype(x.dtype, np.floating) else np.zeros(1, dtype=bool)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        rows = len(np.unique(np.argwhere(bad)[:, 0]))
+        raise UserError(
+            "the data holds NaN or Inf",
+            where=f"{name}[{', '.join(map(str, first))}] in {path}",
+            value=f"{x[first]} ({int(bad.sum())} values in {rows} of {len(x)} rows)",
+            mend="remove these rows, or replace the values before training",
+        )
+
+
+def read_halves(
+    path: Path, *, image: tuple[int, ...], classes: int, options: DataOptions
+) -> tuple[Images, Images]:
     """Training and test images of one ``image`` shape ([H, W] or [H, W, C], uint8) as [N, C, H, W].
 
     ``options.limit`` and ``options.resize`` are applied to each half. Raises UserError.
     """
     names = (("train_x", "train_y", "test_x", "test_y"), ("x_train", "y_train", "x_test", "y_test"))
-    train_x, train_y, test_x, test_y = read_npz(path, names).values()
+    arrays = read_npz(path, names)
+    found = list(arrays)
     halves = []
-    for what, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        labels = checked(x, y, what, path)
+    for what, (x_name, y_name) in (("train", found[:2]), ("test", found[2:])):
+        x, y = arrays[x_name], arrays[y_name]
+        labels = checked(x, y, what, path, y_name, classes)
         if x.shape[1:] != image or x.dtype != np.uint8:
             raise UserError(
                 f"the {what} images in {path.name} are not of the shape and type looked for",
@@ -105,5 +136,6 @@ def read_halves(path: Path, *, image: tuple[int, ...], options: DataOptions) -> 
         kept = stratified_limit(labels, options.limit, options.seed)
         pixels = x[kept][:, None] if x.ndim == 3 else np.moveaxis(x[kept], -1, 1)  # [N, C, H, W]
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        halves.append(Images(resized(tensor, options.resize), torch.from_numpy(labels[kept])))
+        origin = Origin(kept, path, (x_name, y_name))
+        halves.append(Images(resized(tensor, options.resize), torch.from_numpy(labels[kept]), origin))
     return halves[0], halves[1]

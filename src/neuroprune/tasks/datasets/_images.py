@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neuroprune.base.errors import UserError
-from neuroprune.tasks.batches import TensorBatches, derive_seed
+from neuroprune.tasks.batches import Origin, TensorBatches, derive_seed
 from neuroprune.tasks.datasets._base import DataOptions
 from neuroprune.tasks.task import Task
 
@@ -60,10 +60,11 @@ class Images:
 
     x: Tensor
     y: Tensor
+    origin: Origin | None = None
 
     def __getitem__(self, rows: Array) -> Images:
         index = torch.from_numpy(rows)
-        return Images(self.x[index], self.y[index])
+        return Images(self.x[index], self.y[index], None if self.origin is None else self.origin[rows])
 
     def __len__(self) -> int:
         return len(self.y)
@@ -105,7 +106,7 @@ def stratified_limit(labels: Array, limit: int | None, seed: int) -> Array:
     if limit is None or limit >= len(labels):
         return everything
     if limit < 1:
-        raise UserError("limit must be at least 1", value=limit)
+        raise UserError("limit must be at least 1", value=limit, mend="give limit=100, or leave it out")
     generator = np.random.default_rng(derive_seed(seed, "limit"))
     shuffled = generator.permutation(everything)
     # the k-th of n images of a class stands at k / n: the first `limit` of them all are stratified
@@ -121,7 +122,7 @@ def resized(x: Tensor, side: int | None) -> Tensor:
     if side is None or tuple(x.shape[-2:]) == (side, side):
         return x
     if side < 1:
-        raise UserError("resize must be at least 1", value=side)
+        raise UserError("resize must be at least 1", value=side, mend="give the side in pixels, e.g. resize=32")
     parts = [
         functional.interpolate(part.float(), size=(side, side), mode="bilinear", antialias=True)
         for part in torch.split(x, 1024)  # float copies of everything at once would cost gigabytes
@@ -170,6 +171,7 @@ def image_task(
             seed=options.seed,
             transform=pixels.normalise,
             augment=augment,
+            origin=images.origin,
         )
 
     return Task(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.files import beginning
+from neuroprune.tasks.batches import Origin
 from neuroprune.tasks.datasets._arrays import existing, read_halves
 from neuroprune.tasks.datasets._base import DATASETS, DataOptions
 from neuroprune.tasks.datasets._images import (
@@ -45,7 +47,7 @@ def cifar10(argument: str, options: DataOptions) -> Task:
     if path.suffix == ".zip":
         name, (train, test) = "CIFAR-10 (JPEG q75)", _read_zip(path, options)
     else:
-        train, test = read_halves(path, image=(32, 32, 3), options=options)
+        train, test = read_halves(path, image=(32, 32, 3), classes=len(CLASSES), options=options)
         name = "CIFAR-10" if len(train) == _WHOLE else "CIFAR-10 (lossless subset)"
     pixels = Pixels(_NORMALISE, classes=CLASSES, shift=3, flip=True)
     return image_task(name, *hold_out(name, train, options.seed), test, pixels, options)
@@ -70,7 +72,12 @@ def _read_zip(path: Path, options: DataOptions) -> tuple[Images, Images]:
         with zipfile.ZipFile(path) as archive:
             train, test = (_read_half(archive, half, path, options) for half in ("train", "test"))
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path.name} is no readable zip file: {error}", where=str(path)) from error
+        raise UserError(
+            f"{path.name} is no readable zip file: {error}",
+            where=str(path),
+            value=beginning(path),
+            mend="copy or download it again, whole",
+        ) from error
     return train, test
 
 
@@ -93,7 +100,8 @@ def _read_half(archive: zipfile.ZipFile, half: str, path: Path, options: DataOpt
     kept = stratified_limit(y, options.limit, options.seed)
     x = torch.from_numpy(np.stack([_decode(archive, names[row], path) for row in kept]))  # [N, H, W, 3]
     images = x.permute(0, 3, 1, 2).contiguous()
-    return Images(resized(images, options.resize), torch.from_numpy(y[kept]))
+    origin = Origin(kept, path, files=[f"{name} in {path}" for name in names])
+    return Images(resized(images, options.resize), torch.from_numpy(y[kept]), origin)
 
 
 def _decode(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
@@ -104,7 +112,14 @@ def _decode(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(archive.read(name))) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{name} in {path.name} is no readable image", where=str(path)) from error
+        raise UserError(
+            f"{name} in {path.name} is no readable image", where=str(path), value=name, mend="repair or remove it"
+        ) from error
     if pixels.shape != (32, 32, 3):
-        raise UserError(f"{name} in {path.name} is not 32x32", where=str(path), value=pixels.shape)
+        raise UserError(
+            f"{name} in {path.name} is not 32x32",
+            where=str(path),
+            value=pixels.shape,
+            mend="remove it; for images of other sizes write folder:DIR with resize",
+        )
     return pixels

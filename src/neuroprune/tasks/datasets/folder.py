@@ -11,6 +11,7 @@ import torch
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
+from neuroprune.tasks.batches import Origin
 from neuroprune.tasks.datasets._arrays import existing
 from neuroprune.tasks.datasets._base import DATASETS, DataOptions
 from neuroprune.tasks.datasets._images import (
@@ -157,7 +158,9 @@ def _read(listing: Listing, grey: bool, options: DataOptions) -> Images:
         arrays.append(np.asarray(pixels))
     stack = np.stack(arrays)  # [N, H, W] or [N, H, W, 3]
     stack = stack[:, None] if grey else np.moveaxis(stack, -1, 1)
-    return Images(torch.from_numpy(np.ascontiguousarray(stack)), torch.tensor(listing.labels))
+    files = [str(file) for file in listing.files]
+    origin = Origin(np.arange(len(files)), listing.files[0].parent, files=files)
+    return Images(torch.from_numpy(np.ascontiguousarray(stack)), torch.tensor(listing.labels), origin)
 
 
 def _unreadable(file: Path) -> UserError:

@@ -19,6 +19,6 @@ _NORMALISE = Normalise(scale=1 / 255, mean=(0.1307,), std=(0.3081,))
 def mnist(argument: str, options: DataOptions) -> Task:
     """Validation is a stratified tenth of the training images; [1, 28, 28] or [1, resize, resize]."""
     path = existing(argument, "mnist", "mnist:path/to/mnist.npz")
-    train, test = read_halves(path, image=(28, 28), options=options)
+    train, test = read_halves(path, image=(28, 28), classes=10, options=options)
     pixels = Pixels(_NORMALISE, classes=[str(digit) for digit in range(10)], shift=2)
     return image_task("mnist", *hold_out("mnist", train, options.seed), test, pixels, options)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from neuroprune.base.errors import UserError
-from neuroprune.tasks.datasets._arrays import checked, existing, read_npz
+from neuroprune.tasks.batches import Origin, TensorBatches
+from neuroprune.tasks.datasets._arrays import check_finite, checked, existing, read_npz
 from neuroprune.tasks.datasets._base import DATASETS, DataOptions
 from neuroprune.tasks.datasets._images import (
     Images,
@@ -39,11 +40,13 @@ def npz(argument: str, options: DataOptions) -> Task:
     others = ("val_x", "val_y", "test_x", "test_y")
     arrays = read_npz(path, (("train_x", "train_y"), ("x", "y")), optional=others)
     parts = {
-        half: _part(arrays, half, path, options) for half in ("train", "val", "test") if f"{half}_x" in arrays
+        half: _part(arrays, f"{half}_", path, options)
+        for half in ("train", "val", "test")
+        if f"{half}_x" in arrays
     }
     name = path.stem
     if "train" not in parts:
-        whole = _part({"train_x": arrays["x"], "train_y": arrays["y"]}, "train", path, options)
+        whole = _part(arrays, "", path, options)
         rows = stratified_split(whole.y.numpy(), (0.6, 0.2, 0.2), options.seed)
         parts = {half: whole[part] for half, part in zip(("train", "val", "test"), rows, strict=True)}
     elif "val" not in parts:
@@ -52,26 +55,30 @@ def npz(argument: str, options: DataOptions) -> Task:
 
 
 def _part(arrays: dict[str, Array], half: str, path: Path, options: DataOptions) -> Images:
-    x, y = arrays[f"{half}_x"], arrays.get(f"{half}_y")
+    """The arrays ``half``x and ``half``y, looked at before they are split or shuffled."""
+    names = (f"{half}x", f"{half}y")
+    x, y = arrays[names[0]], arrays.get(names[1])
     if y is None:
-        raise UserError(f"{path.name} has {half}_x but no {half}_y", where=str(path), mend="save both")
-    labels = checked(x, y, half, path)
+        raise UserError(f"{path.name} has {names[0]} but no {names[1]}", where=str(path), mend="save both")
+    labels = checked(x, y, half.rstrip("_") or "data", path, names[1])
+    check_finite(x, names[0], path)
     kept = stratified_limit(labels, options.limit, options.seed)
-    tensor = _as_input(x[kept], half, path)
+    tensor = _as_input(x[kept], names[0], path)
     if options.resize is not None and tensor.ndim != 4:
         raise UserError(
-            f"resize needs images, and {half}_x in {path.name} holds none",
+            f"resize needs images, and {names[0]} in {path.name} holds none",
+            where=str(path),
             value=f"shape {x.shape}",
             mend="leave resize out",
         )
-    return Images(resized(tensor, options.resize), torch.from_numpy(labels[kept]))
+    return Images(resized(tensor, options.resize), torch.from_numpy(labels[kept]), Origin(kept, path, names))
 
 
-def _as_input(x: Array, half: str, path: Path) -> torch.Tensor:
+def _as_input(x: Array, name: str, path: Path) -> torch.Tensor:
     """Floats as float32; uint8 images as they are; images as [N, C, H, W]."""
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(
-            f"{half}_x in {path.name} is neither uint8 images nor floats",
+            f"{name} in {path.name} is neither uint8 images nor floats",
             where=str(path),
             value=f"{x.dtype} of shape {x.shape}",
             mend="save images as uint8 and everything else as float32",
@@ -91,11 +98,10 @@ def _task(name: str, parts: dict[str, Images], options: DataOptions) -> Task:
         scale = 1 / 255 if train.x.dtype == torch.uint8 else 1.0
         pixels = Pixels(Normalise(scale, (0.0,) * channels, (1.0,) * channels))
         return image_task(name, train, val, test, pixels, options)
-    return make_task(
-        name=name,
-        train=(train.x, train.y),
-        val=(val.x, val.y),
-        test=None if test is None else (test.x, test.y),
-        batch_size=options.batch_size,
-        seed=options.seed,
-    )
+    batches = {
+        half: TensorBatches(
+            (part.x, part.y), options.batch_size, shuffle=half == "train", seed=options.seed, origin=part.origin
+        )
+        for half, part in parts.items()
+    }
+    return make_task(name=name, train=batches["train"], val=batches["val"], test=batches.get("test"))
