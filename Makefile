@@ -15,7 +15,6 @@ test: $(STAMP) chromium lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras"
 
 test-extras: $(STAMP)
-	$(BIN)/pip install -q "torchvision==0.28.0" --no-deps
 	$(BIN)/pip install -q -e ".[dev,zoo]"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m extras
 
