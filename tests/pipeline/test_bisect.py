@@ -28,7 +28,12 @@ def test_nothing_is_cut_where_nothing_must_be() -> None:
 
 def test_the_least_bad_ratio_where_none_is_enough() -> None:
     assert bisect(lambda ratio: {"size": 2 - ratio}, 0.9, 0.01) == 0.9
-    assert bisect(lambda ratio: {"size": 1 + ratio}, 0.9, 0.01) == 0.45
+    assert bisect(lambda ratio: {"size": 1 + ratio}, 0.9, 0.01) == 0.225  # costs that grow again
+
+
+def test_no_more_goes_than_helps_where_none_is_enough() -> None:
+    flat = {0.225: 0.9, 0.45: 0.33, 0.675: 0.3, 0.9: 0.3}  # the time of a call does not shrink with its network
+    assert bisect(lambda ratio: {"latency": flat.get(ratio, 1.0)}, 0.9, 0.01) == 0.45
 
 
 def test_zero_is_not_tried_where_it_cannot_do() -> None:

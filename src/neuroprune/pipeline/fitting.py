@@ -12,6 +12,8 @@ from neuroprune.pipeline.context import Context, Correction
 HEAVY = 0.6
 #: ... and taken if it needs less by this much
 GAIN = 0.1
+#: how much further over its limits (as a share of them) a smaller cut may be than the least bad one
+CLOSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class Fitter:
 def bisect(
     broken: Callable[[float], dict[str, float]], highest: float, tolerance: float, *, zero_fails: bool = False
 ) -> float:
-    """The smallest ratio in [0, highest] that breaks nothing, to ``tolerance``; where all do, the least bad.
+    """The smallest ratio in [0, highest] that breaks nothing, to ``tolerance``.
+
+    Where all break something, the smallest of four that comes close to the least bad: beyond it more units
+    would go (and accuracy with them) for next to nothing.
 
     >>> bisect(lambda r: {} if r >= 0.3 else {"latency": 1.0}, 0.9, 0.05)
     0.3094
@@ -95,8 +100,9 @@ def bisect(
     if not zero_fails and not broken(0.0):
         return 0.0
     if broken(highest):
-        middle = round(highest / 2, 4)  # costs may grow again where rounding or tiny layers hurt the kernels
-        return min((highest, middle), key=lambda r: sum(broken(r).values()))
+        rungs = [round(highest * part / 4, 4) for part in (1, 2, 3, 4)]
+        excess = [sum(broken(ratio).values()) for ratio in rungs]
+        return next(r for r, e in zip(rungs, excess, strict=True) if e <= min(excess) + CLOSE)
     low, high = 0.0, highest
     while high - low > tolerance:
         ratio = round((low + high) / 2, 4)
