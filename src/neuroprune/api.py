@@ -87,39 +87,16 @@ def compress(
     A budget that cannot be met is no exception: see ``CompressResult.met``. Raises UserError for data, models
     and options that cannot be used, and Interrupted on Ctrl-C.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            "the model is no torch.nn.Module", value=type(model).__name__, mend="pass the network itself"
-        )
-    if budget is not None and not isinstance(budget, Budget):
-        raise UserError(
-            "the budget is no Budget", value=budget, mend="write budget=neuroprune.Budget(latency=0.5)"
-        )
+    _check_types(model, budget)
+    kind = type(model).__name__
     task = make_task(
-        train=train,
-        val=val,
-        test=test,
-        example_inputs=example_inputs,
-        forward=forward,
-        loss=loss,
-        evaluate=evaluate,
-        metric=metric,
-        name=type(model).__name__,
-        batch_size=batch_size,
-        seed=seed,
-    )
+        train=train, val=val, test=test, example_inputs=example_inputs, forward=forward, loss=loss,
+        evaluate=evaluate, metric=metric, name=kind, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     recipe = choose_recipe(
-        name=type(model).__name__.strip("_") or "model",
-        budget=Budget(latency=0.5) if budget is None else budget,
-        max_drop=max_drop,
-        epochs=epochs,
-        lr=lr,
-        optimizer=optimizer,
-        criterion=criterion,
-        keep=keep,
-        seed=seed,
-        threads=threads,
-    )
+        name=kind.strip("_") or "model", budget=budget or Budget(latency=0.5), max_drop=max_drop, epochs=epochs,
+        lr=lr, optimizer=optimizer, criterion=criterion, keep=keep, seed=seed, threads=threads,
+    )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="neuroprune-")) if out is None else Path(out)
     command = f"compress(..., out={str(folder)!r}, resume=True)"
     result = run_recipe(
@@ -136,3 +113,15 @@ def compress(
         text=result.text,
         measurements=tuple(result.results["table"]),
     )
+
+
+def _check_types(model: object, budget: object) -> None:
+    """Raises UserError for what a type checker would have caught."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            "the model is no torch.nn.Module", value=type(model).__name__, mend="pass the network itself"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise UserError(
+            "the budget is no Budget", value=budget, mend="write budget=neuroprune.Budget(latency=0.5)"
+        )
