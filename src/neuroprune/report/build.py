@@ -16,7 +16,7 @@ from neuroprune.base import files
 from neuroprune.report.results import Results, read_results
 from neuroprune.report.section import Section
 from neuroprune.report.sections import make_sections
-from neuroprune.report.wording import moment
+from neuroprune.report.wording import moment, typeset
 
 
 def build_report(results: Mapping[str, Any], out: Path) -> None:
@@ -58,6 +58,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["typeset"] = typeset
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 
