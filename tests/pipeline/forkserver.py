@@ -7,6 +7,7 @@ for ever for a lock that a thread held), so what starts some is not imported her
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,14 +19,16 @@ def import_everything() -> None:
     import sklearn.datasets  # noqa: F401
     import torch
     import torch._dynamo
-    import tqdm  # type: ignore[import-untyped]
 
     import neuroprune.cli
     import neuroprune.pipeline.run
     import neuroprune.pipeline.steps  # noqa: F401
     from neuroprune.export import EXPORTS
 
-    tqdm.tqdm.monitor_interval = 0  # the exporter's progress bars would start a thread
+    with contextlib.suppress(ImportError):  # comes with optional parts only
+        import tqdm  # type: ignore[import-untyped]
+
+        tqdm.tqdm.monitor_interval = 0  # the exporter's progress bars would start a thread
     with tempfile.TemporaryDirectory() as folder:  # the first export takes seconds to set itself up
         EXPORTS.get("onnx").write(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), Path(folder) / "x.onnx")
 
