@@ -185,6 +185,14 @@ def test_loading_what_is_absent_or_no_network(tmp_path: Path) -> None:
         ONNX.load(tmp_path / "m.onnx")
 
 
+def test_an_operator_without_a_kernel_for_double_names_the_way_out(tmp_path: Path) -> None:
+    x = torch.randn(2, 1, 5, 5, dtype=torch.float64)
+    ONNX.write(nn.Conv2d(1, 2, 3).double(), (x,), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="cannot load") as caught:
+        ONNX.load(tmp_path / "m.onnx")
+    assert "model.float()" in str(caught.value.mend)
+
+
 def test_wrong_inputs_are_named(session: Session) -> None:
     with pytest.raises(UserError, match=r"takes 1 inputs \(x\)"):
         session.run([])

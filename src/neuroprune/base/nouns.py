@@ -88,7 +88,7 @@ class Budget:
             if not sign:
                 raise UserError(f"cannot read the budget {part!r}", mend="write KIND=VALUE, e.g. latency=0.5")
             if kind in pairs:
-                raise UserError(f"the budget {kind!r} is given twice", value=part)
+                raise UserError(f"the budget {kind!r} is given twice", value=part, mend="keep one of them")
             pairs[kind] = value
         return cls(**pairs)
 

@@ -238,17 +238,32 @@ def _check_best(best: str | None, files: Mapping[str, Path]) -> None:
 
 def _check_files(files: Mapping[str, Path]) -> None:
     if FLOAT not in files:
-        raise UserError(f"an artifact needs {FLOAT}", value=", ".join(files) or "no files")
+        raise UserError(
+            f"an artifact needs {FLOAT}",
+            where="files",
+            value=", ".join(files) or "no files",
+            mend="export the network and give its file under this name",
+        )
     for name, source in files.items():
         _check_name(name)
         if not source.is_file():
-            raise UserError(f"there is no file {source.name}", where=str(source.parent))
+            raise UserError(
+                f"there is no file {source.name}",
+                where=str(source.parent),
+                value=str(source),
+                mend="write it first, or leave it out",
+            )
 
 
 def _check_name(name: str) -> None:
     own = (NAME, PLAN, WEIGHTS, RUN, MEASUREMENTS)
     if Path(name).name != name or name in own or name.startswith(".") or name.endswith(".py"):
-        raise UserError("an artifact takes no file of this name", value=name)
+        raise UserError(
+            "an artifact takes no file of this name",
+            where="files",
+            value=name,
+            mend=f"give a plain name that is none of its own ({', '.join(own)}) and no Python",
+        )
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -281,5 +296,10 @@ def _swap(partial: Path, folder: Path) -> None:
             folder.rename(old)
         partial.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder.name}: {error.strerror}", where=str(folder.parent)) from error
+        raise UserError(
+            f"cannot write {folder.name}: {error.strerror}",
+            where=str(folder.parent),
+            value=folder.name,
+            mend="check who may write there, or choose another folder",
+        ) from error
     shutil.rmtree(old, ignore_errors=True)

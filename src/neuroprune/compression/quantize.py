@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroprune.base.errors import NeuropruneError, UserError
+from neuroprune.base.files import beginning
 from neuroprune.base.registry import nearest
 from neuroprune.compression.codebook import pack_weights
 from neuroprune.export.onnx import write_proto
@@ -86,7 +87,9 @@ def quantize_onnx(
     """
     proto = _load(source)
     if weight_bits not in (4, 8):
-        raise UserError("weights take 4 or 8 bits", value=weight_bits)
+        raise UserError(
+            "weights take 4 or 8 bits", where="weight_bits", value=weight_bits, mend="give weight_bits=8"
+        )
     metadata = {p.key: p.value for p in proto.metadata_props}
     batches = _checked(_in_batches_of(metadata.get("batch", ""), calibration), _inputs(proto))
     with _refused(), tempfile.TemporaryDirectory() as name:
@@ -116,11 +119,21 @@ def _load(source: Path) -> ModelProto:
     import onnx
 
     if not source.is_file():
-        raise UserError(f"there is no file {source.name}", where=str(source.parent))
+        raise UserError(
+            f"there is no file {source.name}",
+            where=str(source.parent),
+            value=str(source),
+            mend="check the path; export the network first",
+        )
     try:
         return onnx.load(source)
     except Exception as error:  # protobuf's error class has no public home
-        raise UserError(f"{source.name} is not a readable ONNX file", where=str(source)) from error
+        raise UserError(
+            f"{source.name} is not a readable ONNX file",
+            where=str(source),
+            value=beginning(source),
+            mend="export the network again",
+        ) from error
 
 
 def _inputs(proto: ModelProto) -> list[ValueInfoProto]:
@@ -151,6 +164,7 @@ def _checked(calibration: Iterable[Batch], inputs: Sequence[ValueInfoProto]) -> 
                 f"the network takes {len(inputs)} inputs ({', '.join(value.name for value in inputs)})",
                 where=f"calibration batch {index}",
                 value=f"{len(batch)} arrays",
+                mend="give one array for each input, in this order",
             )
         for value, array in zip(inputs, batch, strict=True):
             _check_array(array, value, f"input {value.name!r}, batch {index}")
@@ -178,6 +192,7 @@ def _check_array(array: np.ndarray, value: ValueInfoProto, where: str) -> None:
             f"the calibration data do not fit the network, which takes {dtype} of shape {dims}",
             where=where,
             value=f"{array.dtype} of shape {list(array.shape)}",
+            mend=_GIVE_DATA,
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError("the calibration data hold NaN or infinity", where=where, mend=_GIVE_DATA)

@@ -42,7 +42,12 @@ def modelled_energy(
     weights = weight_bytes if weight_bytes is not None else cost.weight_bytes // (4 if dtype == "int8" else 1)
     moved = 2 * (activation_bytes or 0)
     if min(cost.macs, weights, moved) < 0:
-        raise UserError("energy needs counts that are not negative", value=f"{cost.macs}, {weights}, {moved}")
+        raise UserError(
+            "energy needs counts that are not negative",
+            where="MACs, bytes of weights, bytes of activations",
+            value=f"{cost.macs}, {weights}, {moved}",
+            mend="count them with neuroprune.graph.cost",
+        )
     compute = cost.macs * _MAC[dtype]
     low = compute + (weights + moved) / 8 * SRAM_1MB
     mid = compute + weights / 8 * DRAM_LOW + moved / 8 * SRAM_1MB

@@ -17,6 +17,7 @@ from neuroprune.export.onnx import OnnxExport
 
 _RUNNER = Path(__file__).with_name("runner.py")
 _TIMEOUT_SECONDS = 600
+_LEAVE_OUT = "free some memory and try again, or leave memory out (step measure: memory: false)"
 
 
 class LocalDevice:
@@ -36,9 +37,13 @@ class LocalDevice:
         from neuroprune.devices import runner  # imports onnxruntime
 
         if not files:
-            raise UserError("there is no file to measure")
+            raise UserError("there is no file to measure", value="files={}", mend="give files={name: path}")
         if threads < 1 or seconds < 0:
-            raise UserError("cannot measure so", value=f"threads={threads}, seconds={seconds}")
+            raise UserError(
+                "cannot measure so",
+                value=f"threads={threads}, seconds={seconds}",
+                mend="give at least one thread, and seconds that are not negative",
+            )
         for path in files.values():
             OnnxExport().load(path, threads).run(inputs)  # one clear error before the clock starts
         paths = {name: str(path) for name, path in files.items()}
@@ -48,17 +53,25 @@ class LocalDevice:
     def memory(self, file: Path, inputs: Sequence[np.ndarray], *, threads: int = 1) -> Memory:
         """See ``Device.memory``."""
         if not file.is_file():
-            raise UserError(f"there is no file {file.name}", where=str(file.parent))
+            raise UserError(
+                f"there is no file {file.name}", where=str(file.parent), value=str(file), mend="check the path"
+            )
         try:
             done = _run_alone(file.absolute(), inputs, threads)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"measuring the memory of {file.name} failed: {error}") from error
+            raise UserError(
+                f"measuring the memory of {file.name} failed: {error}",
+                where=str(file.parent),
+                value=type(error).__name__,
+                mend=_LEAVE_OUT,
+            ) from error
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             raise UserError(
                 f"measuring the memory of {file.name} failed: {lines[-1] if lines else 'no message'}",
                 where=str(file.parent),
                 value=f"exit code {done.returncode}",
+                mend=_LEAVE_OUT,
             )
         row = json.loads(done.stdout.splitlines()[-1])
         return Memory(peak=int(row["peak"]), baseline=int(row["baseline"]), source=str(row["source"]))

@@ -57,10 +57,15 @@ def difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> 
         raise UserError(
             "the file's outputs have other shapes than the network's",
             value=f"{[a.shape for a in actual]} instead of {[a.shape for a in expected]}",
+            mend="export the network again: the file is of another one",
         )
     for name, arrays in (("network", expected), ("file", actual)):
         if not all(np.isfinite(a).all() for a in arrays if a.dtype.kind == "f"):
-            raise UserError(f"the {name}'s outputs are not finite")
+            raise UserError(
+                f"the {name}'s outputs are not finite",
+                value=f"{sum(int((~np.isfinite(a)).sum()) for a in arrays if a.dtype.kind == 'f')} values",
+                mend="check the weights and the scale of the inputs (preprocessing)",
+            )
     gaps = [np.abs(e.astype(np.float64) - a) for e, a in zip(expected, actual, strict=True)]
     absolute = max((float(g.max()) for g in gaps if g.size), default=0.0)
     scale = max((float(np.abs(e.astype(np.float64)).max()) for e in expected if e.size), default=0.0)
@@ -112,8 +117,11 @@ class OnnxModule(nn.Module):
         plain: Structure = "tensor" if len(session.output_names) == 1 else several
         self.structure: Structure = json.loads(text) if text else plain
         if count(self.structure) != len(session.output_names):
+            outputs = len(session.output_names)
             raise UserError(
-                f"the file has {len(session.output_names)} outputs, its metadata describes {count(self.structure)}"
+                f"the file has {outputs} outputs, its metadata describes {count(self.structure)}",
+                value=text,
+                mend="export the network again: the metadata is of another one",
             )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +158,12 @@ def capture_inputs(
     finally:
         handle.remove()
     if not caught:
-        raise UserError("no inputs were captured: the data are empty, or forward never calls the model")
+        raise UserError(
+            "no inputs were captured: the data are empty, or forward never calls the model",
+            where=f"forward of {type(model).__name__}",
+            value=f"{n} examples were wanted",
+            mend="give data, and a forward= that calls the model it is given",
+        )
     return _first(caught, n)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuroprune import __version__
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import write_bytes
+from neuroprune.base.files import beginning, write_bytes
 from neuroprune.base.modes import evaluation
 from neuroprune.export._base import EXPORTS, Capabilities, Session, Written
 from neuroprune.export.slim import slim
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _PROTOBUF_LIMIT = 2**31 - 1
+_NO_KERNEL = (
+    "on a CPU, ONNX Runtime computes convolutions and many other operators in float32 only: give model.float() "
+    "and data.float(), or replace the operator that it names"
+)
 _CHATTY = (
     "torch.onnx._internal.exporter._registration",
     "torch.export._trace",
@@ -83,7 +87,12 @@ class OrtSession:
         import onnxruntime
 
         if not path.is_file():
-            raise UserError(f"there is no file {path.name}", where=str(path.parent))
+            raise UserError(
+                f"there is no file {path.name}",
+                where=str(path.parent),
+                value=str(path),
+                mend="check the path; export the network first",
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -92,7 +101,10 @@ class OrtSession:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's error classes share no public base
             raise UserError(
-                f"ONNX Runtime cannot load {path.name}: {_first_line(error)}", where=str(path.parent)
+                f"ONNX Runtime cannot load {path.name}: {_first_line(error)}",
+                where=str(path.parent),
+                value=beginning(path),
+                mend=_NO_KERNEL if "NOT_IMPLEMENTED" in str(error) else "export the network again",
             ) from error
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
@@ -105,12 +117,18 @@ class OrtSession:
             raise UserError(
                 f"the network takes {len(self.input_names)} inputs ({', '.join(self.input_names)})",
                 value=f"{len(inputs)} arrays",
+                mend="give one array for each input, in this order",
             )
         try:
             outputs = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
         except Exception as error:  # as above
             shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in inputs)
-            raise UserError(f"ONNX Runtime refuses the inputs: {_first_line(error)}", value=shapes) from error
+            raise UserError(
+                f"ONNX Runtime refuses the inputs: {_first_line(error)}",
+                where=f"inputs {', '.join(self.input_names)}",
+                value=shapes,
+                mend="give arrays of the type and shape that the network was exported with",
+            ) from error
         return [np.asarray(output) for output in outputs]
 
 

@@ -26,9 +26,16 @@ class Distill:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise UserError("the temperature of distillation must be positive", value=self.temperature)
+            raise UserError(
+                "the temperature of distillation must be positive",
+                where="Distill",
+                value=self.temperature,
+                mend="give temperature=4",
+            )
         if not 0 <= self.alpha <= 1:
-            raise UserError("alpha of distillation must lie in 0..1", value=self.alpha)
+            raise UserError(
+                "alpha of distillation must lie in 0..1", where="Distill", value=self.alpha, mend="give alpha=0.9"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,21 @@ class FitConfig:
             ("label_smoothing", 0, 1),
         ):
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} must be {_range(low, high)}", value=getattr(self, name))
+                raise UserError(
+                    f"{name} must be {_range(low, high)}",
+                    where="FitConfig",
+                    value=getattr(self, name),
+                    mend=f"give another {name}, or leave it out",
+                )
         if not 0 < self.lr < math.inf:
-            raise UserError("lr must be positive", value=self.lr)
+            raise UserError("lr must be positive", where="FitConfig", value=self.lr, mend="give lr=0.001")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError("clip_norm must be positive, or null for no clipping", value=self.clip_norm)
+            raise UserError(
+                "clip_norm must be positive, or null for no clipping",
+                where="FitConfig",
+                value=self.clip_norm,
+                mend="give clip_norm=5",
+            )
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The rate at ``step`` (0 is the first): a formula, so that a resumed run needs no scheduler state."""

@@ -74,5 +74,9 @@ def mean_squared_error(student: Any, teacher: Any) -> Tensor:
     pairs = zip(tensors_in(student), tensors_in(teacher), strict=True)
     errors = [functional.mse_loss(ours, theirs) for ours, theirs in pairs if ours.is_floating_point()]
     if not errors:
-        raise UserError("the model's output holds no tensor to compare with the teacher's")
+        raise UserError(
+            "the model's output holds no tensor to compare with the teacher's",
+            value=type(student).__name__,
+            mend="return tensors of floating point from forward, or train without distillation",
+        )
     return torch.stack(errors).mean()
