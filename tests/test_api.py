@@ -79,6 +79,18 @@ def test_a_classifier(tmp_path: Path) -> None:
     assert same(result.model, stored)
 
 
+def test_a_frozen_model_comes_back_frozen(tmp_path: Path) -> None:
+    """Checkpoints for inference have requires_grad off; fine-tuning works on a copy that has it on."""
+    x, y = torch.randn(60, 12), torch.arange(60) % 3
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 3)).requires_grad_(False)
+    result = neuroprune.compress(
+        model, train=(x, y), val=(x, y), budget=Budget(macs=0.7), max_drop=None, criterion="taylor", epochs=1,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert result.met, result.text
+    assert not any(p.requires_grad for net in (model, result.model) for p in net.parameters())
+
+
 def test_a_regression_with_evaluate_and_loss(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(600, 4, generator=generator) * 2 - 1

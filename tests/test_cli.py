@@ -157,6 +157,15 @@ def test_verify_accepts_the_artifact_and_finds_a_flipped_bit(run_folder: Path, t
     fails("verify", copy, cwd=tmp_path, says=["weights.safetensors", "failed its verification"])
 
 
+def test_the_artifact_names_the_file_that_was_chosen(run_folder: Path) -> None:
+    """``run.py`` runs this one; with the other file as best, or as only one, the choice would be lost."""
+    best = json.loads((run_folder / "artifact" / "manifest.json").read_text())["best"]
+    (chosen,) = [
+        v["name"] for v in json.loads((run_folder / "results.json").read_text())["variants"] if v["chosen"]
+    ]
+    assert best == {"compressed fp32": "model.onnx", "compressed int8": "model.int8.onnx"}[chosen]
+
+
 def test_verify_completes_with_the_command_that_it_prints(tmp_path: Path) -> None:
     """A constructor without annotation, in a place that must be quoted, with an argument that it needs."""
     code = tmp_path / "dir ünï" / "my nets.py"
@@ -197,6 +206,13 @@ def test_restore_gives_the_dense_weights_back(run_folder: Path, tmp_path: Path) 
 
 def test_restore_without_a_run(tmp_path: Path) -> None:
     fails("restore", tmp_path, "--to", "x.safetensors", cwd=tmp_path, says=["nothing to restore", "where"])
+
+
+def test_restore_to_an_impossible_place_names_its_own_option(run_folder: Path, tmp_path: Path) -> None:
+    fails("restore", run_folder, "--to", "/proc/z", cwd=tmp_path, says=["cannot write z", "value: z", "--to"])
+    (tmp_path / "FILE").write_text("")
+    fails("restore", run_folder, "--to", "FILE/z", cwd=tmp_path, says=["FILE is a file, not a folder", "--to"])
+    fails("run", run_folder / "recipe.yaml", "--out", "FILE", cwd=tmp_path, says=["FILE is a file", "--out"])
 
 
 def test_report_is_drawn_again(run_folder: Path) -> None:
