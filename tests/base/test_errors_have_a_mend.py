@@ -12,7 +12,10 @@ import neuroprune
 ROOT = Path(neuroprune.__file__).parent
 
 
-@pytest.mark.parametrize("room", ["base", "tasks", "compression", "export", "devices", "recover"])
+@pytest.mark.parametrize(
+    "room",
+    ["base", "graph", "tasks", "pruning", "recover", "export", "devices", "compression", "report", "pipeline"],
+)
 def test_every_user_error_has_a_mend(room: str) -> None:
     without = []
     for file in sorted((ROOT / room).rglob("*.py")):

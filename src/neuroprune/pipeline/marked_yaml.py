@@ -25,7 +25,9 @@ def load_marked(text: str, name: str) -> tuple[Any, dict[Path, str]]:
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, name) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {error}", where=name) from error
+        raise UserError(
+            f"{name} is not valid YAML: {error}", where=name, mend="save it as plain UTF-8 text"
+        ) from error
     finally:
         loader.dispose()
 

@@ -74,7 +74,9 @@ def _check(ratio: float, scope: str, round_to: int, minimum: int) -> None:
     if scope not in ("local", "global"):
         raise UserError(f"unknown scope {scope!r}", mend="use local or global")
     if round_to < 1 or minimum < 1:
-        raise UserError("round_to and minimum must be at least 1", value=(round_to, minimum))
+        raise UserError(
+            "round_to and minimum must be at least 1", value=(round_to, minimum), mend="1 means no constraint"
+        )
 
 
 def check_patterns(groups: Sequence[Group], patterns: Sequence[str], where: str | None = None) -> None:

@@ -62,7 +62,9 @@ class Masks:
         Every layer keeps at least one weight. Raises UserError for a fraction outside [0, 1).
         """
         if not 0 <= fraction < 1:
-            raise UserError("the pruning fraction must be at least 0 and below 1", value=fraction)
+            raise UserError(
+                "the pruning fraction must be at least 0 and below 1", value=fraction, mend="0.5 switches half off"
+            )
         names = [name for name in self.masks if name in saliency]
         scaled = {n: saliency[n].double() / saliency[n].double().mean().clamp_min(1e-30) for n in names}
         pooled = torch.cat([scaled[n].flatten() for n in names])
@@ -106,7 +108,10 @@ class Masks:
             if name not in state or state[name].shape != mask.shape:
                 found = tuple(state[name].shape) if name in state else "nothing"
                 raise UserError(
-                    "these masks belong to another model", where=name, value=f"{found}, not {tuple(mask.shape)}"
+                    "these masks belong to another model",
+                    where=name,
+                    value=f"{found}, not {tuple(mask.shape)}",
+                    mend="load the masks that were saved with this model",
                 )
         for name, mask in self.masks.items():
             mask.copy_(state[name])

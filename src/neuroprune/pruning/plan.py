@@ -82,7 +82,11 @@ class Plan:
     def from_json(cls, data: Any, *, where: str = "plan") -> Plan:
         """Raises UserError when the document is no plan or comes from a newer version."""
         if not isinstance(data, dict) or "schema" not in data:
-            raise UserError("this is not a neuroprune plan (no key 'schema')", where=where)
+            raise UserError(
+                "this is not a neuroprune plan (no key 'schema')",
+                where=where,
+                mend="name the plan.json of an artifact or run",
+            )
         if data["schema"] != SCHEMA:
             raise UserError(
                 f"the plan has schema {data['schema']}, this version reads {SCHEMA}",
@@ -98,7 +102,9 @@ class Plan:
             attributes = tuple(AttributeEdit(**edit) for edit in data["attributes"])
             return cls(str(data["fingerprint"]), removed, attributes, decisions)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"the plan is damaged: {error!r}", where=where) from error
+            raise UserError(
+                f"the plan is damaged: {error!r}", where=where, mend="take it again from the run that made it"
+            ) from error
 
     def save(self, path: Path | str) -> None:
         write_json(Path(path), self.to_json())

@@ -46,6 +46,7 @@ def restore(plan: Plan, model: nn.Module, dense_state: dict[str, Tensor]) -> nn.
                 "the model is not what this plan made of the dense one",
                 where=name,
                 value=f"shape {tuple(tensor.shape)}, expected {tuple(shape)}",
+                mend="give the cut model, the plan that cut it and the dense weights of the same run",
             )
     lost = sorted(set(plan.removed) - set(dense_state))
     if lost:
@@ -58,5 +59,9 @@ def restore(plan: Plan, model: nn.Module, dense_state: dict[str, Tensor]) -> nn.
         setattr(modules[edit.module], edit.name, edit.before)
     model.load_state_dict(dense_state)
     if fingerprint(model) != plan.fingerprint:
-        raise UserError("the restored model is not the one the plan was made for", where=type(model).__name__)
+        raise UserError(
+            "the restored model is not the one the plan was made for",
+            where=type(model).__name__,
+            mend="use the undo/ folder of the same run",
+        )
     return model

@@ -31,7 +31,12 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     modules = dict(model.named_modules())
     for edit in plan.attributes:
         if getattr(modules[edit.module], edit.name) != edit.before:
-            raise UserError(f"{edit.module}.{edit.name} is not {edit.before}", where=type(model).__name__)
+            raise UserError(
+                f"{edit.module}.{edit.name} is not what the plan expects",
+                where=type(model).__name__,
+                value=f"{getattr(modules[edit.module], edit.name)}, not {edit.before}",
+                mend="construct the model with the arguments it had when the plan was made",
+            )
     for name, value in cut.items():
         tensors[name].grad = None
         tensors[name].data = value
