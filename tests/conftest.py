@@ -10,6 +10,12 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: test workers share the cores
 
 import torch
+from hypothesis import HealthCheck, settings
+
+# No test may fail because the machine is busy: no deadlines, and the same examples each time (a failing example
+# that only one run in a hundred finds stops the wrong change; benchmarks/ is the place for long random searches).
+settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
