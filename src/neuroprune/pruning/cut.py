@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -74,24 +75,42 @@ def prove(
 ) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
     """The part of ``plan`` that is exact: groups that spoil the proof are left whole and reported.
 
-    The whole plan nearly always holds; where it does not, groups are added one by one and stay only while
-    the network computes what the masked dense one computes. ``model`` is not touched.
+    The whole plan nearly always holds. Where it does not, the same layers of repeated blocks are tried together
+    (a size written into a block's code spoils all of them, and nothing else), then one by one. ``model`` is not
+    touched.
     """
     verification = verify(model, plan, example_inputs)
     if verification.exact:
         return plan, verification, ()
     decisions = [_whole(decision, "not tried yet") for decision in plan.decisions]
     refused = []
-    for index, decision in enumerate(plan.decisions):
-        wider = [*decisions[:index], decision, *decisions[index + 1 :]]
-        attempt = verify(model, build_plan(model, found, wider), example_inputs)
-        if attempt.exact:
-            decisions = wider
-        else:
-            decisions[index] = _whole(decision, f"not proven exact: {attempt.problem}")
-            refused.append(_refusal(found, decision, attempt))
+
+    def attempt(indices: Sequence[int]) -> Verification:
+        """Take these groups in, if the network then still computes what the masked dense one computes."""
+        wider = [plan.decisions[i] if i in indices else d for i, d in enumerate(decisions)]
+        tried = verify(model, build_plan(model, found, wider), example_inputs)
+        if tried.exact:
+            decisions[:] = wider
+        return tried
+
+    for family in _families(plan.decisions):
+        if attempt(family).exact:
+            continue
+        for index in family:
+            alone = attempt([index])
+            if not alone.exact:
+                decisions[index] = _whole(plan.decisions[index], f"not proven exact: {alone.problem}")
+                refused.append(_refusal(found, plan.decisions[index], alone))
     proven = build_plan(model, found, decisions)
     return proven, verify(model, proven, example_inputs), tuple(refused)
+
+
+def _families(decisions: Sequence[GroupDecision]) -> list[list[int]]:
+    """Indices of the groups, together where their names differ in numbers alone: blocks.3.fc1 and blocks.7.fc1."""
+    families: dict[str, list[int]] = {}
+    for index, decision in enumerate(decisions):
+        families.setdefault(re.sub(r"\d+", "#", decision.group), []).append(index)
+    return list(families.values())
 
 
 def _whole(decision: GroupDecision, reason: str) -> GroupDecision:
