@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.export.compare import OnnxModule, capture_inputs, compare_outputs, difference
-from neuroprune.export.structure import count, describe, map_tensors, rebuild, tensors
+from neuroprune.export.structure import count, describe, map_tensors, rebuild
+from neuroprune.tasks.task import tensors_in
 
 
 @dataclass
@@ -184,10 +185,10 @@ Pair = namedtuple("Pair", "a b")
 )
 def test_describe_and_rebuild_are_inverse(value: Any) -> None:
     structure = describe(value)
-    leaves = list(tensors(value))
+    leaves = list(tensors_in(value))
     again = rebuild(structure, iter(leaves))
     assert type(again) is type(value)
-    assert [id(t) for t in tensors(again)] == [id(t) for t in leaves]
+    assert [id(t) for t in tensors_in(again)] == [id(t) for t in leaves]
     assert count(structure) == len(leaves)
     assert describe(again) == structure
 

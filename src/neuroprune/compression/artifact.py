@@ -14,6 +14,7 @@ from torch import nn
 
 from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.files import atomic_path, save_tensors, write_json
+from neuroprune.base.versions import versions
 from neuroprune.compression.constructor import NotConstructed, construct, verify_command
 from neuroprune.compression.manifest import (
     NAME,
@@ -23,7 +24,6 @@ from neuroprune.compression.manifest import (
     entry_of,
     made_up_inputs,
     read_manifest,
-    tool_versions,
 )
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import Difference, compare_outputs
@@ -109,7 +109,7 @@ def write_artifact(
             inputs=specs,
             structure=structure,
             preprocessing=dict(preprocessing or {}),
-            versions=tool_versions(),
+            versions=versions(),
             files={path.name: entry_of(path) for path in sorted(partial.iterdir())},
             best=best,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import read_json, sha256
-from neuroprune.export.structure import describe, rebuild, tensors
+from neuroprune.export.structure import describe, rebuild
+from neuroprune.tasks.task import tensors_in
 
 SCHEMA = 1
 NAME = "manifest.json"
 _AGAIN = "get the artifact again from its source, or make it again"
-_PACKAGES = ("neuroprune", "torch", "onnx", "onnxruntime", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -164,19 +163,9 @@ def entry_of(path: Path) -> FileEntry:
     return FileEntry(sha256(path), path.stat().st_size)
 
 
-def tool_versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def describe_inputs(example_inputs: tuple[Any, ...]) -> tuple[tuple[InputSpec, ...], Any]:
     """What the inputs look like, and how the model's positional arguments nest. Raises UserError."""
-    found = list(tensors(example_inputs))
+    found = list(tensors_in(example_inputs))
     batch = next((t.shape[0] for t in found if t.ndim), None)
     return tuple(_describe_input(t, batch) for t in found), describe(example_inputs)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
-_PACKAGES = ("neuroprune", "torch", "onnxruntime", "onnx", "numpy")
+from neuroprune.base.versions import versions
 
 
 def machine_facts() -> dict[str, str | int | None]:
@@ -21,16 +20,6 @@ def machine_facts() -> dict[str, str | int | None]:
         "python": platform.python_version(),
     }
     return facts | versions()
-
-
-def versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _cpu() -> str:

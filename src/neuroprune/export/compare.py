@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
 from neuroprune.export._base import Session
-from neuroprune.export.structure import Structure, count, rebuild, tensors
+from neuroprune.export.structure import Structure, count, rebuild
+from neuroprune.tasks.task import tensors_in
 
 
 class _Forward(Protocol):
@@ -47,8 +48,8 @@ def compare_outputs(model: nn.Module, session: Session, inputs: Sequence[Any]) -
     """
     arguments = tuple(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs)
     with evaluation(model):
-        expected = [t.detach().cpu().numpy() for t in tensors(model(*arguments))]
-    return difference(expected, run_on_tensors(session, tuple(tensors(arguments))))
+        expected = [t.detach().cpu().numpy() for t in tensors_in(model(*arguments))]
+    return difference(expected, run_on_tensors(session, tuple(tensors_in(arguments))))
 
 
 def difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Difference:
@@ -126,9 +127,9 @@ class OnnxModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Shapes as in the network: [batch, ...] in, [batch, ...] out."""
-        given = list(tensors(args))
+        given = list(tensors_in(args))
         for name in self.session.input_names[len(given) :]:
-            given += list(tensors(kwargs.get(name)))
+            given += list(tensors_in(kwargs.get(name)))
         return rebuild(self.structure, (torch.from_numpy(a) for a in run_on_tensors(self.session, given)))
 
 
@@ -145,7 +146,7 @@ def capture_inputs(
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = inspect.signature(module.forward).bind(*args, **kwargs).arguments if kwargs else args
-        caught.append(tuple(t.detach().cpu().numpy().copy() for t in tensors(values)))
+        caught.append(tuple(t.detach().cpu().numpy().copy() for t in tensors_in(values)))
 
     epoch = getattr(batches, "epoch", None)
     handle = model.register_forward_pre_hook(catch, with_kwargs=True)

@@ -22,7 +22,8 @@ from neuroprune.base.files import beginning, write_bytes
 from neuroprune.base.modes import evaluation
 from neuroprune.export._base import EXPORTS, Capabilities, Session, Written
 from neuroprune.export.slim import slim
-from neuroprune.export.structure import describe, map_tensors, tensors
+from neuroprune.export.structure import describe, map_tensors
+from neuroprune.tasks.task import tensors_in
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -179,7 +180,7 @@ def _export_once(model: nn.Module, inputs: tuple[Any, ...], batch: int | None) -
 
 def _batch_size(inputs: tuple[Any, ...]) -> int | None:
     """Dimension 0 of the first tensor that has one."""
-    return next((tensor.shape[0] for tensor in tensors(inputs) if tensor.ndim), None)
+    return next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.ndim), None)
 
 
 def _doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -13,18 +13,6 @@ from neuroprune.base.errors import UserError
 Structure = str | dict[str, Any]
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors inside nested tuples, lists and mappings, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-
-
 def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same nesting (tuples, lists, dicts) with ``function`` applied to every tensor."""
     if isinstance(value, Tensor):

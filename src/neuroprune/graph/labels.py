@@ -73,10 +73,5 @@ def align(factor: Factor, ndim: int) -> Factor:
     return Factor(labels, frozenset(dim + extra for dim in factor.dims))
 
 
-def sized(shape: Sequence[int]) -> frozenset[int]:
-    """Dimensions with more than one element: those that are not broadcast."""
-    return frozenset(dim for dim, size in enumerate(shape) if size > 1)
-
-
 def arange(start: int, count: int) -> Tensor:
     return torch.arange(start, start + count, dtype=torch.int64)

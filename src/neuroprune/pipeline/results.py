@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from neuroprune.devices.facts import machine_facts, versions
+from neuroprune.base.versions import versions
+from neuroprune.devices.facts import machine_facts
 from neuroprune.pipeline.attempts import ended_as
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts

@@ -72,8 +72,3 @@ def fit_in(
     )
     metric = context.task.metric
     return [{"step": context.name, "label": label, "metric": metric, "epochs": [asdict(e) for e in history]}]
-
-
-def last_metric(curves: list[dict[str, Any]]) -> float | None:
-    """The validation metric after the last epoch."""
-    return float(curves[-1]["epochs"][-1]["val_metric"]) if curves else None
