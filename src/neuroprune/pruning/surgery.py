@@ -2,69 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
+from neuroprune.pruning import paths
+from neuroprune.pruning.companions import (
+    Averages,
+    Optimizers,
+    averages_of,
+    swaps_of_optimizers,
+    swaps_of_state_dict,
+    unwrapped,
+)
 from neuroprune.pruning.plan import AttributeEdit, Plan, fingerprint
+from neuroprune.pruning.tensors import masked, named_tensors, shrink
+from neuroprune.pruning.transaction import Swap, all_or_nothing
+
+__all__ = ["apply", "attribute_edits", "masked", "named_tensors", "rewrite", "shrink", "writes_of"]
 
 Removed = Mapping[str, Mapping[int, tuple[int, ...]]]
 
+_SAME_MODEL = "construct the model with the arguments it had when the plan was made"
 
-def apply(plan: Plan, model: nn.Module) -> nn.Module:
-    """Cut ``model`` as ``plan`` says and return it. Parameters stay the same objects (tied weights stay tied).
 
-    Raises UserError, before anything is changed, when the plan was made for another architecture.
+class Write(NamedTuple):
+    """An attribute below ``root`` that gets the value ``after``; ``place``: where it is."""
+
+    root: nn.Module
+    path: str
+    after: int
+    place: paths.Place
+
+
+def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Averages = ()) -> nn.Module:
+    """Cut ``model`` as ``plan`` says and return it. No tracing; training goes on in your own loop.
+
+    >>> apply(plan, model, optimizer=optimizer, ema=averaged)                               # doctest: +SKIP
+
+    Parameters stay the same objects (the optimizer keeps them, tied weights stay tied); their gradients are cut
+    with them. ``optimizer``: one or several; each state of the shape of its parameter (momentum, Adam's moments,
+    factored ones too) loses the same indices, in place. ``ema``: one or several averaged copies: modules,
+    ``torch.optim.swa_utils.AveragedModel``, or dicts of tensors named as in ``state_dict()``.
+
+    Raises UserError, before anything is changed, when the plan was made for another architecture, or optimizer
+    and averages do not belong to the model. Whatever is raised, Ctrl-C included, leaves everything as it was.
     """
-    if fingerprint(model) != plan.fingerprint:
-        raise UserError(
-            "the plan was made for another model: " + _first_difference(plan, model),
-            where=type(model).__name__,
-            mend="construct the model with the arguments it had when the plan was made",
-        )
-    tensors = named_tensors(model)
-    cut = {name: shrink(tensors[name].data, dims) for name, dims in plan.removed.items()}
-    modules = dict(model.named_modules())
-    for edit in plan.attributes:
-        if getattr(modules[edit.module], edit.name) != edit.before:
-            raise UserError(
-                f"{edit.module}.{edit.name} is not what the plan expects",
-                where=type(model).__name__,
-                value=f"{getattr(modules[edit.module], edit.name)}, not {edit.before}",
-                mend="construct the model with the arguments it had when the plan was made",
-            )
-    for name, value in cut.items():
-        tensors[name].grad = None
-        tensors[name].data = value
-    for edit in plan.attributes:
-        setattr(modules[edit.module], edit.name, edit.after)
+    modules, states = averages_of(ema)
+    networks = [model, *(unwrapped(plan, module) for module in modules)]
+    for network in networks:
+        _check_fits(plan, network)
+    writes = [write for network in networks for write in writes_of(network, plan.attributes)]
+    swaps = [swap for network in networks for swap in _swaps_of_network(plan, network)]
+    swaps += [swap for state in states for swap in swaps_of_state_dict(plan, model, state)]
+    swaps += swaps_of_optimizers(plan, model, optimizer)
+    rewrite(networks, swaps, writes)
     return model
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each object once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def rewrite(networks: Iterable[nn.Module], swaps: Iterable[Swap], writes: Iterable[Write]) -> None:
+    """Change all of these tensors and attributes, or none. An object that is held several times is changed once.
+
+    Raises UserError when an attribute does not keep the value that was set (a property that computes it anew).
+    """
+    once = {id(swap.tensor): swap for swap in swaps}
+    edits = {write.place.identity: write for write in writes}
+    with all_or_nothing(networks, list(once.values()), [write.place for write in edits.values()]):
+        for swap in once.values():
+            swap.carry_out()
+        for write in edits.values():
+            paths.set_(write.root, write.path, write.after)
+            if (kept := paths.get(write.root, write.path)) != write.after:
+                raise UserError(
+                    f"{type(write.root).__name__}.{write.path} does not keep the value that is set",
+                    where=write.path,
+                    value=f"{kept} after setting {write.after}",
+                    mend="keep the size as a plain attribute of the module, or keep its layers whole: keep=[...]",
+                )
 
 
-def shrink(tensor: Tensor, removed: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """A copy of ``tensor`` without the removed indices, in the same memory format."""
-    for dim, indices in removed.items():
-        stays = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
-        stays[list(indices)] = False
-        tensor = tensor.index_select(dim, stays.nonzero().flatten())
-    return tensor.clone(memory_format=torch.contiguous_format)
+def _check_fits(plan: Plan, network: nn.Module) -> None:
+    """Raises UserError when ``network`` is not of the architecture that the plan was made for."""
+    difference = _first_difference(plan, network)
+    if not difference and fingerprint(network) == plan.fingerprint:
+        return
+    inside = unwrapped(plan, network) is not network
+    raise UserError(
+        f"the plan was made for another model: {difference or 'names or shapes of its tensors differ'}",
+        where=type(network).__name__,
+        mend="pass the network inside the wrapper (model.module or model._orig_mod)" if inside else _SAME_MODEL,
+    )
 
 
-def masked(tensor: Tensor, removed: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """A copy of ``tensor`` at full size with the removed indices set to zero."""
-    tensor = tensor.clone()
-    for dim, indices in removed.items():
-        tensor.index_fill_(dim, torch.tensor(indices, device=tensor.device), 0)
-    return tensor
+def _swaps_of_network(plan: Plan, network: nn.Module) -> list[Swap]:
+    tensors = named_tensors(network)
+    return [_cut(tensors[name], dims) for name, dims in plan.removed.items()]
+
+
+def _cut(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Swap:
+    grad = tensor.grad if tensor.is_leaf else None
+    return Swap(tensor, shrink(tensor.data, dims), None if grad is None else shrink(grad, dims))
+
+
+def writes_of(network: nn.Module, edits: Sequence[AttributeEdit], *, back: bool = False) -> list[Write]:
+    """The edits on ``network``, all checked: each value is what the plan expects and can be set. Raises UserError.
+
+    ``back``: from after to before. Checked against the network as it is now, so an object that several modules
+    share may be named by more than one edit, as long as they agree.
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    found: dict[Any, Write] = {}
+    for edit in edits:
+        old, new = (edit.after, edit.before) if back else (edit.before, edit.after)
+        name = f"{edit.module}.{edit.name}".lstrip(".")
+        if edit.module not in modules:
+            raise UserError(f"the model has no module {edit.module!r}", where=name, mend=_SAME_MODEL)
+        module = modules[edit.module]
+        value = paths.get(module, edit.name)
+        if value != old:
+            raise UserError(
+                f"{name} is not what the plan expects",
+                where=type(network).__name__,
+                value=f"{value}, not {old}",
+                mend=_SAME_MODEL,
+            )
+        write = Write(module, edit.name, new, paths.check(module, edit.name))
+        known = found.setdefault(write.place.identity, write)
+        if known.after != new:
+            raise UserError(
+                f"the plan sets {name} to two values",
+                where=type(network).__name__,
+                value=f"{known.after} and {new}",
+                mend="make the plan again; this one was changed by hand or by another program",
+            )
+    return list(found.values())
 
 
 def attribute_edits(
@@ -109,6 +184,7 @@ def _sizes(
 
 
 def _first_difference(plan: Plan, model: nn.Module) -> str:
+    """What the plan cuts and the model has not; empty where all of it is there."""
     tensors = named_tensors(model)
     for name, dims in plan.removed.items():
         if name not in tensors:
@@ -117,4 +193,4 @@ def _first_difference(plan: Plan, model: nn.Module) -> str:
         for dim, indices in dims.items():
             if dim >= len(shape) or indices[-1] >= shape[dim]:
                 return f"{name!r} has shape {tuple(shape)}, the plan removes index {indices[-1]} of dim {dim}"
-    return "names or shapes of its tensors differ"
+    return ""
