@@ -167,7 +167,7 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
         # Without always_call the hook does not run when the module raises, which is what leaves the name.
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+        handles.append(module.register_forward_hook(lambda *_: _drop_last(stack)))
     try:
         yield
     finally:
@@ -184,6 +184,11 @@ def visible_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)  # type: ignore[no-untyped-call]
+
+
+def _drop_last(stack: list[str]) -> None:
+    """A forward hook must return None: anything else would replace the module's output."""
+    stack.pop()
 
 
 def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attributes]:

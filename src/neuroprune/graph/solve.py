@@ -113,7 +113,7 @@ def build_system(
     equations, stuck = _settle(equations, uneven, [group.size for group in groups], places)
     free = renamed([g for i, g in enumerate(groups) if i not in stuck])
     number = {i: n for n, i in enumerate(i for i in range(len(groups)) if i not in stuck)}
-    renamed = tuple(
+    rewritten = tuple(
         Equation(_renumbered(e.left, number), _renumbered(e.right, number), e.reason) for e in equations
     )
     weights = {
@@ -121,7 +121,7 @@ def build_system(
         for key, weight in _weights(counter, owners, groups).items()
         if all(g in number for g in key)
     }
-    return System(free, tuple(places), renamed, weights), stuck
+    return System(free, tuple(places), rewritten, weights), stuck
 
 
 class _Counter:

@@ -127,7 +127,8 @@ def _grouped(op: OpCall, groups: int, transposed: bool) -> Vector | None:
     row_group, row_inner = _factors(op, rows, groups)
     op.tie(group, row_group, "shares a convolution group")
     op.counted["groups"] = group
-    op.records.kinds.append((group, "conv_group"))
+    if x.size > groups:  # depthwise: the group is the channel
+        op.records.kinds.append((group, "conv_group"))
     if transposed:  # rows are the inputs, columns the outputs of one group
         if inner is not None and row_inner is not None:
             op.tie(inner, row_inner)
