@@ -166,13 +166,14 @@ def _kinds(records: Records, components: Components) -> dict[int, str]:
     for labels, kind in records.kinds:
         for number in np.unique(components.bases(labels)[1]).tolist():
             kinds[number] = kind if kinds.get(number) != "head" else "head"
-    heads = np.array([n for n, kind in kinds.items() if kind == "head"], dtype=np.int64)
     counts = np.diff(components.start)
-    for number in np.flatnonzero(counts > 1).tolist():
-        parts = components.base[components.start[number] : components.start[number + 1]]
-        if np.isin(parts, heads).any():
-            for part in parts.tolist():
-                kinds.setdefault(part, "head_dim")
+    is_head = np.zeros(counts.size, dtype=bool)
+    is_head[[n for n, kind in kinds.items() if kind == "head"]] = True
+    whole = np.repeat(np.arange(counts.size), counts)
+    with_head = np.zeros(counts.size, dtype=bool)
+    with_head[whole[is_head[components.base]]] = True
+    for part in np.unique(components.base[(with_head & (counts > 1))[whole]]).tolist():
+        kinds.setdefault(part, "head_dim")
     return kinds
 
 

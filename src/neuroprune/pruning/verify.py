@@ -58,7 +58,7 @@ def verify(
         small = apply(plan, copy.deepcopy(dense))
     except UserError as error:
         return Verification(float("inf"), 0, False, f"the plan cannot be applied: {error.what}")
-    calls = _widened(double_inputs(example_inputs, seed), dense)
+    calls = _widened(double_inputs(example_inputs, seed), copy.deepcopy(dense))  # a call may leave traces
     cut = [d.group for d in plan.decisions if d.removed]
     changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
     result = None if changed else _compare_all(zeroed(dense, plan), small, calls, seed)

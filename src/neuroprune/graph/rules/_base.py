@@ -98,6 +98,7 @@ class OpCall:
             if len(present) < len(met):
                 for vector in present:
                     self.pin(vector, "meets a tensor whose size there cannot shrink")
+                continue  # what is pinned need not be carried on
             for other in present[1:]:
                 self.tie(present[0], other)
             out[dim] = present[0]

@@ -104,7 +104,19 @@ def convolution(op: OpCall) -> list[Labels]:
         channels = op.take(weight, 1 if transposed else 0)
     else:
         channels = _grouped(op, groups, transposed)
-    return [add_channel_bias(op, channels)]
+    return [{**_untouched(op), **add_channel_bias(op, channels)}]
+
+
+def _untouched(op: OpCall) -> Labels:
+    """Dimensions of space in which the kernel has one position and moves by one: they pass."""
+    kernel = op.args["weight"].shape[2:]
+    stride, padding = op.args["stride"], op.args["padding"]
+    out: dict[int, Vector] = {}
+    for i, size in enumerate(kernel):
+        if size == 1 and stride[i % len(stride)] == 1 and padding[i % len(padding)] == 0:
+            vector = op.take("input", i + 2)
+            out |= {} if vector is None else {i + 2: vector}
+    return out
 
 
 def add_channel_bias(op: OpCall, channels: Vector | None) -> Labels:
