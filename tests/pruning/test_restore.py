@@ -76,7 +76,7 @@ def test_a_buffer_that_is_not_saved_comes_from_a_new_dense_model() -> None:
 def test_weights_of_another_network_change_nothing() -> None:
     result = neuroprune.prune(Residual(), torch.randn(2, 3, 8, 8))
     wider = copy.deepcopy(Residual().state_dict())
-    del wider["short.bias"]
+    del wider["head.bias"]
     shapes = {name: tensor.shape for name, tensor in result.model.state_dict().items()}
     with pytest.raises(UserError, match=r"not of the model"):
         neuroprune.restore(result.plan, result.model, wider)
