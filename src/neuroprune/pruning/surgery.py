@@ -142,23 +142,29 @@ def writes_of(network: nn.Module, edits: Sequence[AttributeEdit], *, back: bool 
     return list(found.values())
 
 
-def attribute_edits(model: nn.Module, removed: Removed) -> tuple[AttributeEdit, ...]:
-    """Sizes that PyTorch's own layers keep about themselves, recomputed from their new weight shapes."""
+def attribute_edits(
+    model: nn.Module, removed: Removed, solved: Sequence[AttributeEdit] = ()
+) -> tuple[AttributeEdit, ...]:
+    """``solved``, and the sizes PyTorch's own layers keep about themselves, from their new weight shapes."""
     shared = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    edits: list[AttributeEdit] = []
+    known = {(e.module, e.name): e.after for e in solved}
+    edits = list(solved)
     for path, module in model.named_modules():
         sizes: dict[str, tuple[int, int]] = {}
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             dims = removed.get(shared[id(tensor)])
             if dims:
                 after = [n - len(dims.get(d, ())) for d, n in enumerate(tensor.shape)]
-                sizes |= _sizes(module, key, list(tensor.shape), after)
-        edits += [AttributeEdit(path, name, *pair) for name, pair in sorted(sizes.items())]
+                groups = known.get((path, "groups"), getattr(module, "groups", 1))
+                sizes |= _sizes(module, key, list(tensor.shape), after, groups)
+        edits += [AttributeEdit(path, n, *pair) for n, pair in sorted(sizes.items()) if (path, n) not in known]
     return tuple(e for e in edits if e.before != e.after)
 
 
-def _sizes(module: nn.Module, key: str, before: list[int], after: list[int]) -> dict[str, tuple[int, int]]:
-    """Attribute -> (before, after) for one tensor of one layer."""
+def _sizes(
+    module: nn.Module, key: str, before: list[int], after: list[int], groups: int
+) -> dict[str, tuple[int, int]]:
+    """Attribute -> (before, after) for one tensor of one layer. ``groups``: those of the cut convolution."""
     if isinstance(module, _NormBase) and key in ("weight", "running_mean"):
         return {"num_features": (before[0], after[0])}
     if key != "weight":
@@ -167,22 +173,14 @@ def _sizes(module: nn.Module, key: str, before: list[int], after: list[int]) -> 
         return {"out_features": (before[0], after[0]), "in_features": (before[1], after[1])}
     if isinstance(module, nn.Embedding):
         return {"embedding_dim": (before[1], after[1])}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": (before[0], after[0])}
     if isinstance(module, _ConvNd):
-        return _conv_sizes(module, before, after)
+        first, second = ("out_channels", "in_channels")
+        if isinstance(module, _ConvTransposeNd):
+            first, second = second, first
+        return {first: (before[0], after[0]), second: (before[1] * module.groups, after[1] * groups)}
     return {}
-
-
-def _conv_sizes(module: _ConvNd, before: list[int], after: list[int]) -> dict[str, tuple[int, int]]:
-    """weight: [out, in / groups, ...], transposed [in, out / groups, ...]; whole groups go."""
-    rows = before[0] // module.groups
-    groups = after[0] // rows if module.groups > 1 else 1
-    first, second = ("in_channels", "out_channels") if isinstance(module, _ConvTransposeNd) else (
-        "out_channels", "in_channels")  # fmt: skip
-    return {
-        "groups": (module.groups, groups),
-        first: (before[0], after[0]),
-        second: (before[1] * module.groups, after[1] * groups),
-    }
 
 
 def _first_difference(plan: Plan, model: nn.Module) -> str:
