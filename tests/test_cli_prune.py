@@ -164,7 +164,7 @@ def test_refusals_of_one_cause_are_one_line_and_ten_at_most(place: Path) -> None
         (("--round-to", "0"), ["round_to", "at least 1"]),
         (("--keep", "embd"), ["keep='embd' matches nothing", "did you mean 'embed'"]),
         (("--on-refuse", "stop"), ["unknown on_refuse", "report or raise"]),
-        (("--on-refuse", "raise"), ["b.weight"]),
+        (("--granularity", "chanel"), ["granularity", "channel"]),
         (("--arg", "width"), ["cannot read --arg width"]),
         (("--weights", "none.safetensors"), ["there is no weights file none.safetensors"]),
         (("--out", "full"), ["the folder full is not empty", "value: mine.txt", "--out"]),

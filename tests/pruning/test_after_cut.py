@@ -71,7 +71,8 @@ class Case(NamedTuple):
 CASES = {
     "convolutions": Case(Residual, torch.randn(2, 3, 8, 8), found_by_tracing),
     "tied": Case(Tied, torch.randint(0, 11, (2, 5)), found_by_tracing),
-    "attention": Case(Attention, torch.randn(2, 3, 8), without_heads_1_and_3),
+    "attention": Case(Attention, torch.randn(2, 3, 8), found_by_tracing),
+    "attention by hand": Case(Attention, torch.randn(2, 3, 8), without_heads_1_and_3),
 }
 
 

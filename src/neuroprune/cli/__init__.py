@@ -262,6 +262,9 @@ def prune(
     arg: Args = None,
     criterion: Criterion = "l2",
     scope: Annotated[str, typer.Option(help="local: in every group; global: one threshold for all")] = "local",
+    granularity: Annotated[
+        str, typer.Option(help="channel (everything), head, head_dim, conv_group, or rows of --round-to channels")
+    ] = "channel",
     round_to: Annotated[int, typer.Option(help="Keep multiples of so many units.")] = 1,
     keep: Keep = None,
     on_refuse: Annotated[str, typer.Option(help="report, or raise: end with exit code 2")] = "report",
@@ -276,8 +279,8 @@ def prune(
     facts = {"model": model, "arguments": arguments, "weights": weights and str(weights), "inputs": input_}
     network = load_model(model, weights=weights, kwargs=arguments)
     options = {
-        "ratio": ratio, "criterion": criterion, "scope": scope, "round_to": round_to, "keep": keep or [],
-        "on_refuse": on_refuse, "seed": seed,
+        "ratio": ratio, "criterion": criterion, "scope": scope, "granularity": granularity, "round_to": round_to,
+        "keep": keep or [], "on_refuse": on_refuse, "seed": seed,
     }  # fmt: skip
     done = prune_into(folder, network, made_up_inputs(input_), options, facts)
     typer.echo("\n".join(summary_of(done, folder)))
