@@ -242,7 +242,8 @@ def test_children_parameters_and_attributes_of_every_module_come_back() -> None:
     model = Net()
     children, values = list(model.named_modules()), [(k, id(v)) for k, v in model.named_parameters()]
     attributes = {name: dict(vars(module)) for name, module in children}
-    with pytest.raises(KeyboardInterrupt), all_or_nothing([model], [], []):
+
+    def spoil() -> None:
         model.bn = nn.Identity()
         model.extra = nn.Linear(1, 1)
         del model.a.weight
@@ -250,6 +251,9 @@ def test_children_parameters_and_attributes_of_every_module_come_back() -> None:
         model.b.kernel_size = (3, 3)
         model.b.new = 3
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), all_or_nothing([model], [], []):
+        spoil()
     assert [(name, id(module)) for name, module in model.named_modules()] == [(n, id(m)) for n, m in children]
     assert [(k, id(v)) for k, v in model.named_parameters()] == values
     assert {name: dict(vars(module)) for name, module in children} == attributes

@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neuroprune.base.errors import UserError
 from neuroprune.pruning import Plan, apply, prune
+from neuroprune.pruning.companions import Followers
+from neuroprune.pruning.surgery import rewrite
 from neuroprune.pruning.tensors import named_tensors, shrink
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -466,3 +468,66 @@ def test_a_wrapped_model_is_told_to_be_unwrapped() -> None:
     with pytest.raises(UserError, match="another model") as caught:
         apply(plan, AveragedModel(model))
     assert "inside the wrapper" in str(caught.value.mend)
+
+
+class Blocks(nn.Module):
+    """Two blocks; the weight of ``shared`` belongs to the second one too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.second(x + self.first(x)))
+
+
+class Passes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def bypassed(network: nn.Module) -> None:
+    network.second = Passes()
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_optimizer_and_averages_let_go_of_modules_that_leave(breaks_off: bool) -> None:
+    """With width and depth in one change, what the second block alone held leaves with it, or nothing does."""
+    model = Blocks()
+    optimizer = torch.optim.Adam(
+        [{"params": list(model.parameters())[:3]}, {"params": list(model.parameters())[3:]}]
+    )
+    for _ in range(2):
+        backward(model, torch.ones(2, 3))
+        optimizer.step()
+    ema, state = copy.deepcopy(model), {f"module.{name}": t.clone() for name, t in model.state_dict().items()}
+    followers = Followers(model, [optimizer], [state])
+    held = copy.deepcopy([[id(p) for p in group["params"]] for group in optimizer.param_groups])
+    states, averages, bias = list(optimizer.state), dict(state), model.second.bias
+
+    def then(network: nn.Module) -> None:
+        bypassed(network)
+        if breaks_off and network is ema:
+            raise KeyboardInterrupt
+
+    if breaks_off:
+        with pytest.raises(KeyboardInterrupt):
+            rewrite([model, ema], [], [], followers, then)
+        assert [[id(p) for p in group["params"]] for group in optimizer.param_groups] == held
+        assert [id(p) for p in optimizer.state] == [id(p) for p in states]
+        assert state == averages
+        assert isinstance(model.second, nn.Linear)
+        return
+    rewrite([model, ema], [], [], followers, then)
+    own = {id(p) for p in model.parameters()}
+    assert len(own) == 6
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == own
+    assert {id(p) for p in optimizer.state} == own
+    assert bias not in optimizer.state
+    assert {name.removeprefix("module.") for name in state} == set(model.state_dict()) == set(ema.state_dict())
+    optimizer.zero_grad()
+    backward(model, torch.ones(2, 3))
+    optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from neuroprune.base.errors import UserError
 from neuroprune.pruning.plan import Plan, fingerprint
 from neuroprune.pruning.tensors import named_tensors, shrink
-from neuroprune.pruning.transaction import Swap
+from neuroprune.pruning.transaction import Swap, Table
 
 #: what AveragedModel, DataParallel and torch.compile put before every name
 _WRAPPERS = ("module", "_orig_mod")
@@ -48,6 +48,45 @@ def unwrapped(plan: Plan, network: nn.Module) -> nn.Module:
     return network
 
 
+class Followers:
+    """Optimizers and state dicts that let go of what leaves the model with whole modules."""
+
+    def __init__(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], states: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        self.model, self.optimizers, self.states = model, optimizers, states
+        self.before = _every_name(model)
+
+    def tables(self) -> list[Table]:
+        """All that ``let_go`` may change."""
+        groups = [group["params"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        states = [state for state in self.states if isinstance(state, MutableMapping)]
+        return [*groups, *(optimizer.state for optimizer in self.optimizers), *states]
+
+    def let_go(self) -> None:
+        """Drop the parameters, states and averages whose names the model had and has no more."""
+        after = _every_name(self.model)
+        left = {id(tensor) for tensor in after.values()}
+        gone = [tensor for tensor in self.before.values() if id(tensor) not in left]
+        numbers = {id(tensor) for tensor in gone}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"][:] = [p for p in group["params"] if id(p) not in numbers]
+            for tensor in gone:
+                optimizer.state.pop(tensor, None)
+        for state in self.states:
+            for name in [name for name in state if _plain(name, self.before) in self.before.keys() - after.keys()]:
+                del state[name]  # type: ignore[attr-defined]  # a mapping that cannot let go says so itself
+
+
+def _every_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under each of their names: tied weights several times."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
 def swaps_of_state_dict(plan: Plan, model: nn.Module, state: Mapping[str, Tensor]) -> list[Swap]:
     """One swap per entry of ``state`` that ``plan`` cuts; tied weights are cut under each of their names.
 
@@ -56,8 +95,7 @@ def swaps_of_state_dict(plan: Plan, model: nn.Module, state: Mapping[str, Tensor
     """
     tensors = named_tensors(model)
     first = {id(tensor): name for name, tensor in tensors.items()}
-    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    own = {name: first[id(tensor)] for name, tensor in every}
+    own = {name: first[id(tensor)] for name, tensor in _every_name(model).items()}
     found = {name: own[_plain(name, own)] for name in state if _plain(name, own) in own}
     if not found:
         raise UserError(
@@ -77,24 +115,21 @@ def swaps_of_state_dict(plan: Plan, model: nn.Module, state: Mapping[str, Tensor
     return [Swap(state[name], shrink(state[name].data, dims)) for name, dims in cut.items()]
 
 
-def _plain(name: str, own: Mapping[str, str]) -> str:
+def _plain(name: str, own: Mapping[str, object]) -> str:
     """``name`` without the prefixes of wrappers, as far as they are not the model's own."""
     while name not in own and name.startswith(tuple(f"{wrapper}." for wrapper in _WRAPPERS)):
         name = name.partition(".")[2]
     return name
 
 
-def swaps_of_optimizers(plan: Plan, model: nn.Module, optimizers: Optimizers) -> list[Swap]:
+def swaps_of_optimizers(plan: Plan, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Swap]:
     """One swap per state tensor of a parameter that ``plan`` cuts; scalars (the step) stay.
 
     Raises UserError for a state whose layout is unknown, and for an optimizer of another model.
     """
-    if optimizers is None:
-        return []
-    given = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     cut = {id(tensor): name for name, tensor in named_tensors(model).items() if name in plan.removed}
     swaps = []
-    for optimizer in _with_inner(given):
+    for optimizer in optimizers:
         _check(optimizer, model, has_cuts=bool(cut))
         for parameter, held in optimizer.state.items():
             name = cut.get(id(parameter))
@@ -104,10 +139,10 @@ def swaps_of_optimizers(plan: Plan, model: nn.Module, optimizers: Optimizers) ->
     return swaps
 
 
-def _with_inner(given: Sequence[Any]) -> list[Optimizer]:
-    """The optimizers, and those that they wrap (SAM, Lookahead and the like keep one as an attribute)."""
+def optimizers_of(given: Optimizers) -> list[Optimizer]:
+    """Those that were given, and those inside them (SAM, Lookahead and the like keep one as an attribute)."""
     found: list[Optimizer] = []
-    queue = list(given)
+    queue: list[Any] = [] if given is None else [given] if isinstance(given, Optimizer) else list(given)
     while queue:
         optimizer = queue.pop(0)
         if not isinstance(optimizer, Optimizer):

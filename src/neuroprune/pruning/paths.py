@@ -11,7 +11,7 @@ import ast
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence, Sized
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -143,9 +143,9 @@ def remember(place: Place) -> Callable[[], None]:
     return functools.partial(_write, holder, step, _peek(holder, step))
 
 
-def put_back_dict(target: dict[Any, Any], content: Mapping[Any, Any]) -> None:
+def put_back_dict(target: MutableMapping[Any, Any], content: Mapping[Any, Any]) -> None:
     """``target``, the same object, with exactly this content in this order (of parameters, say)."""
-    if list(target) != list(content):
+    if [id(key) for key in target] != [id(key) for key in content]:  # keys may be tensors, which have no plain ==
         target.clear()
     target.update(content)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from neuroprune.base.errors import UserError
 from neuroprune.pruning import paths
 from neuroprune.pruning.companions import (
     Averages,
+    Followers,
     Optimizers,
     averages_of,
+    optimizers_of,
     swaps_of_optimizers,
     swaps_of_state_dict,
     unwrapped,
@@ -38,6 +40,16 @@ class Write(NamedTuple):
     after: int
     place: paths.Place
 
+    def carry_out(self) -> None:
+        paths.set_(self.root, self.path, self.after)
+        if (kept := paths.get(self.root, self.path)) != self.after:
+            raise UserError(
+                f"{type(self.root).__name__}.{self.path} does not keep the value that is set",
+                where=self.path,
+                value=f"{kept} after setting {self.after}",
+                mend="keep the size as a plain attribute of the module, or keep its layers whole: keep=[...]",
+            )
+
 
 def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Averages = ()) -> nn.Module:
     """Cut ``model`` as ``plan`` says and return it. No tracing; training goes on in your own loop.
@@ -52,37 +64,43 @@ def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Av
     Raises UserError, before anything is changed, when the plan was made for another architecture, or optimizer
     and averages do not belong to the model. Whatever is raised, Ctrl-C included, leaves everything as it was.
     """
-    modules, states = averages_of(ema)
+    (modules, states), optimizers = averages_of(ema), optimizers_of(optimizer)
     networks = [model, *(unwrapped(plan, module) for module in modules)]
     for network in networks:
         _check_fits(plan, network)
     writes = [write for network in networks for write in writes_of(network, plan.attributes)]
     swaps = [swap for network in networks for swap in _swaps_of_network(plan, network)]
     swaps += [swap for state in states for swap in swaps_of_state_dict(plan, model, state)]
-    swaps += swaps_of_optimizers(plan, model, optimizer)
-    rewrite(networks, swaps, writes)
+    swaps += swaps_of_optimizers(plan, model, optimizers)
+    rewrite(networks, swaps, writes, Followers(model, optimizers, states))
     return model
 
 
-def rewrite(networks: Iterable[nn.Module], swaps: Iterable[Swap], writes: Iterable[Write]) -> None:
+def rewrite(
+    networks: Sequence[nn.Module],
+    swaps: Iterable[Swap],
+    writes: Iterable[Write],
+    followers: Followers | None = None,
+    then: Callable[[nn.Module], object] | None = None,
+) -> None:
     """Change all of these tensors and attributes, or none. An object that is held several times is changed once.
 
-    Raises UserError when an attribute does not keep the value that was set (a property that computes it anew).
+    ``then`` may replace modules of each network; ``followers`` let go of the parameters that leave so. Raises
+    UserError when an attribute does not keep the value that was set (a property that computes it anew).
     """
     once = {id(swap.tensor): swap for swap in swaps}
     edits = {write.place.identity: write for write in writes}
-    with all_or_nothing(networks, list(once.values()), [write.place for write in edits.values()]):
+    places, tables = [write.place for write in edits.values()], followers.tables() if followers else []
+    with all_or_nothing(networks, list(once.values()), places, tables):
         for swap in once.values():
             swap.carry_out()
         for write in edits.values():
-            paths.set_(write.root, write.path, write.after)
-            if (kept := paths.get(write.root, write.path)) != write.after:
-                raise UserError(
-                    f"{type(write.root).__name__}.{write.path} does not keep the value that is set",
-                    where=write.path,
-                    value=f"{kept} after setting {write.after}",
-                    mend="keep the size as a plain attribute of the module, or keep its layers whole: keep=[...]",
-                )
+            write.carry_out()
+        for network in networks:
+            if then is not None:
+                then(network)
+        if followers is not None:
+            followers.let_go()
 
 
 def _check_fits(plan: Plan, network: nn.Module) -> None:

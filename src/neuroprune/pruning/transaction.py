@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.pruning import paths
+
+Table = MutableMapping[Any, Any] | list[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +40,23 @@ class Swap:
 
 @contextlib.contextmanager
 def all_or_nothing(
-    networks: Iterable[nn.Module], swaps: Sequence[Swap], places: Iterable[paths.Place]
+    networks: Iterable[nn.Module],
+    swaps: Sequence[Swap],
+    places: Iterable[paths.Place],
+    tables: Iterable[Table] = (),
 ) -> Iterator[None]:
     """Inside the block tensors, modules and attributes may be changed; an exception puts all of them back.
 
     Taken back are: the tensors of ``swaps``, every attribute, parameter, buffer and child of every module of
-    ``networks``, and ``places``. KeyboardInterrupt counts as an exception. Nothing is copied but references.
+    ``networks``, ``places``, and the entries of ``tables``. KeyboardInterrupt counts as an exception. Nothing is
+    copied but references.
     """
     undo: list[Callable[[], None]] = []
     for network in networks:
         for module in network.modules():
             undo += _remembered(module)
     undo += [paths.remember(place) for place in places]
+    undo += [_table_as_now(table) for table in tables]
     undo += [_as_now(swap.tensor).carry_out for swap in swaps]
     try:
         yield
@@ -60,6 +68,12 @@ def all_or_nothing(
 
 def _as_now(tensor: Tensor) -> Swap:
     return Swap(tensor, tensor.data, tensor.grad if tensor.is_leaf else None)
+
+
+def _table_as_now(table: Table) -> Callable[[], None]:
+    if isinstance(table, list):
+        return functools.partial(table.__setitem__, slice(None), list(table))
+    return functools.partial(paths.put_back_dict, table, dict(table))
 
 
 def _remembered(module: nn.Module) -> list[Callable[[], None]]:
