@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,10 @@ class Place:
 class Attributes:
     """The integers of one model. ``places[n]`` is what the leaf ``("attribute", n)`` stands for."""
 
-    def __init__(self, book: Any) -> None:
+    def __init__(self, book: Any, stand_in: Callable[[Tensor], Tensor] | None = None) -> None:
+        """``stand_in``: what takes the place of each tensor that the modules hold (None: they stay)."""
         self.places: list[Place] = []
+        self._stand_in = stand_in
         self._book = book
         self._seen: dict[int, Any] = {}  # containers shared by several modules: converted once
         self._objects: list[tuple[dict[str, Any], dict[str, Any]]] = []  # (an object's dict, as it was)
@@ -45,6 +47,9 @@ class Attributes:
         before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in modules]
         try:
             for name, module in modules:
+                for held in (module._parameters, module._buffers):
+                    for key, tensor in held.items():
+                        held[key] = self._converted(tensor, name, key, 0)  # type: ignore[assignment]
                 for key, value in before_items(module):
                     module.__dict__[key] = self._converted(value, name, key, 0)
             yield
@@ -59,6 +64,8 @@ class Attributes:
     def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
         if isinstance(value, bool) or depth > _DEPTH:
             return value
+        if isinstance(value, Tensor):
+            return value if self._stand_in is None else self._stand_in(value)
         if type(value) is int:
             self.places.append(Place(module, path, value))
             return SizeInt.of(value, (ATTRIBUTE, len(self.places) - 1), self._book)

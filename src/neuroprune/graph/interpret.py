@@ -192,27 +192,65 @@ def _drop_last(stack: list[str]) -> None:
 
 
 def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attributes]:
-    """One fake forward pass per example call under labels; outputs are pinned.
+    """One forward pass without arithmetic per example call, under labels; outputs are pinned.
 
-    Raises UserError when the model itself fails. The model is left as it was, caches included.
+    On the meta device, which is fast; where the model does something a tensor without data cannot (mixing devices,
+    say), on fake tensors, which know more. Raises UserError when the model itself fails. The model is left as it
+    was, caches included.
     """
+    calls = as_calls(example_inputs)
+    try:
+        return _interpret(model, calls, _on_meta(model))
+    except UserError:
+        return _interpret(model, calls, None)
+
+
+def _interpret(
+    model: nn.Module, calls: list[Any], stand_ins: _StandIns | None
+) -> tuple[LabelMode, Attributes]:
     mode = LabelMode()
-    with labelled(model, mode) as sizes:
-        for call in as_calls(example_inputs):
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                faked = tree_map(lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, call)
-                _pin_output(mode, watched(model, mode, sizes, *faked))
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if stand_ins is None else contextlib.nullcontext()
+    convert = stand_ins or (lambda x: fake.from_tensor(x.detach()))  # type: ignore[union-attr]
+    with labelled(model, mode, stand_ins) as sizes:
+        for call in calls:
+            with fake:
+                args, kwargs = tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, call)
+                _pin_output(mode, watched(model, mode, sizes, args, kwargs))
     return mode, sizes.attributes
 
 
+class _StandIns:
+    """Tensors without data in place of others, one for one."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._made:
+            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            if isinstance(tensor, nn.Parameter):
+                meta = nn.Parameter(meta, requires_grad=False)
+            self._made[id(tensor)] = (tensor, meta)
+        return self._made[id(tensor)][1]
+
+
+def _on_meta(model: nn.Module) -> _StandIns | None:
+    """Stand-ins, unless the model holds tensors that only their own class understands."""
+    plain = (Tensor, nn.Parameter, nn.Buffer)
+    tensors = [*model.parameters(), *model.buffers()]
+    return _StandIns() if all(type(t) in plain and t.layout is torch.strided for t in tensors) else None
+
+
 @contextlib.contextmanager
-def labelled(model: nn.Module, mode: LabelMode) -> Iterator[ProvenanceMode]:
+def labelled(
+    model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = None
+) -> Iterator[ProvenanceMode]:
     """Parameters and buffers bear labels, attributes know their places; afterwards all is as it was."""
-    sizes = ProvenanceMode(mode)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        mode.own(name, tensor)
+    sizes = ProvenanceMode(mode, stand_ins)
     try:
         with sizes.attributes.installed(model):
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                mode.own(name, tensor)
             yield sizes
     finally:
         mode.disown()

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import _disable_current_modes
 
 from neuroprune.graph.attributes import Attributes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from neuroprune.graph.interpret import LabelMode
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+_CONSTRUCTORS = _device_constructors()
 _TRANSPARENT = (torch.nn.functional, torch.functional, torch._tensor)
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
@@ -69,15 +71,16 @@ def sizes_of(*names: str) -> Callable[[Handler], Handler]:
 class ProvenanceMode(TorchFunctionMode):
     """Function mode above a :class:`LabelMode`."""
 
-    def __init__(self, labels: LabelMode) -> None:
+    def __init__(self, labels: LabelMode, stand_in: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.labels = labels
-        self.attributes = Attributes(self)
+        self.attributes = Attributes(self, stand_in)
+        self._on_meta = stand_in is not None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs) if kwargs else {}
         if func == _SHAPE:
             return self.shape(args[0])
         name = getattr(func, "__name__", "")
@@ -85,6 +88,8 @@ class ProvenanceMode(TorchFunctionMode):
             shape = self.shape(args[0])
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             return shape if dim is None else shape[dim]
+        if self._on_meta and func in _CONSTRUCTORS:
+            kwargs["device"] = "meta"  # like everything else in this run
         composite = COMPOSITES.get(name)
         if composite is not None:
             return composite(self, func, args, kwargs)
