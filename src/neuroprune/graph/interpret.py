@@ -22,6 +22,7 @@ from neuroprune.graph.provenance import ProvenanceMode
 from neuroprune.graph.records import Reason, Records, user_line, user_line_of
 from neuroprune.graph.rules import RULES, OpCall, Rule
 from neuroprune.graph.rules.elementwise import elementwise
+from neuroprune.graph.shortcuts import SHORTCUTS
 from neuroprune.graph.sizes import sizes_of as _sizes_of  # fills the table of size handlers
 
 _KEY = "_neuroprune_labels"
@@ -36,6 +37,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         self.owners: list[tuple[str, int, int, int]] = []  # (tensor name, dim, first label, count)
         self.modules: list[str] = []
         self.paused = False
+        self.on_meta = False
         self.last: OpCall | None = None  # the operator followed last: sizes.py asks what its arguments count
         self._owned: list[Tensor] = []
 
@@ -65,9 +67,10 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        shortcut = SHORTCUTS.get(func) if self.on_meta else None
+        result = func(*args, **(kwargs or {})) if shortcut is None else shortcut(*args, **(kwargs or {}))
         if not self.paused:
-            outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            outputs = list(_tensors(result))
             if outputs:
                 with unset_fake_temporarily():
                     self.follow(func.overloadpacket.__name__, func, bind(func, args, kwargs or {}), outputs)
@@ -77,7 +80,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         self, name: str, func: OpOverload | None, arguments: dict[str, Any], outputs: list[Tensor]
     ) -> OpCall | None:
         """Apply the rule of one operator; None when none of its inputs bears labels."""
-        inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        inputs = list(_tensors(list(arguments.values())))
         if not any(map(self.labels_of, inputs)):
             return None
         op = OpCall(name, func, arguments, outputs, self.labels_of, self.records, self.reason(name))
@@ -124,6 +127,15 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
             return Reason(operator, module, where[0], text)
 
         return make
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors among an operator's arguments or results, which are nested in lists and tuples at most."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
 
 
 def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +221,7 @@ def _interpret(
     model: nn.Module, calls: list[Any], stand_ins: _StandIns | None
 ) -> tuple[LabelMode, Attributes]:
     mode = LabelMode()
+    mode.on_meta = stand_ins is not None
     fake = FakeTensorMode(allow_non_fake_inputs=True) if stand_ins is None else contextlib.nullcontext()
     convert = stand_ins or (lambda x: fake.from_tensor(x.detach()))  # type: ignore[union-attr]
     with labelled(model, mode, stand_ins) as sizes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,13 @@ def shapes(call: Call) -> None:
     for dim, size in enumerate(call.sizes(1, "size", "shape")):
         if plain(size) != -1:
             call.book.equals(size, _labels(call, call.result, dim), call.name)
+
+
+@sizes_of("as_strided", "as_strided_")
+def as_strided(call: Call) -> None:
+    """Strides written in the model's code speak of memory: nothing may shrink."""
+    for dim, size in enumerate(call.args[0].shape):
+        call.book.equals(size, _labels(call, call.args[0], dim), call.name)
 
 
 @sizes_of("unflatten")
@@ -198,7 +206,11 @@ def _attention(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, 
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     book.unchanged(arguments)
-    return in_one_piece(book, "scaled_dot_product_attention", arguments, lambda: func(*args, **kwargs))
+    run = partial(func, *args, **kwargs)
+    q, k, v = (arguments[name] for name in names[:3])
+    if book.labels.on_meta and q.shape[-1] == k.shape[-1]:  # PyTorch's own way to the shape is long
+        run = partial(q.new_empty, (*q.shape[:-1], v.shape[-1]))
+    return in_one_piece(book, "scaled_dot_product_attention", arguments, run)
 
 
 def _recurrent(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

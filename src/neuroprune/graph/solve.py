@@ -15,6 +15,7 @@ import numpy as np
 
 from neuroprune.graph.attributes import Place
 from neuroprune.graph.expressions import ATTRIBUTE, COUNT, Tree, leaves, substitute
+from neuroprune.graph.labels import FIXED
 from neuroprune.graph.records import Equation, Reason, Records
 from neuroprune.graph.resolve import Components
 from neuroprune.graph.search import Problem, Variable
@@ -129,12 +130,19 @@ class _Counter:
 
     def __init__(self, components: Components, groups: Sequence[Group]) -> None:
         self.components, self.groups = components, groups
+        self._known: dict[bytes, Monomials | None] = {}
         self.group_of = np.full(components.start.size, -1, dtype=np.int64)
         for number, group in enumerate(groups):
             self.group_of[group.components] = number
 
     def monomials(self, vector: np.ndarray) -> Monomials | None:
         """None where units of one group are not shared evenly, so that their number alone says too little."""
+        key = self.components.of[vector].tobytes() + (vector == FIXED).tobytes()
+        if key not in self._known:
+            self._known[key] = self._monomials(vector)
+        return self._known[key]
+
+    def _monomials(self, vector: np.ndarray) -> Monomials | None:
         position, base = self.components.bases(vector)
         group = self.group_of[base]
         position, base, group = position[group >= 0], base[group >= 0], group[group >= 0]
@@ -281,12 +289,19 @@ def _renumbered(tree: Tree, number: Mapping[int, int]) -> Tree:
 def _weights(counter: _Counter, owners: Sequence[Owner], groups: Sequence[Group]) -> dict[tuple[int, ...], float]:
     """Groups -> how many tensor indices shrink with the product of their kept counts, as a share of all."""
     weights: dict[tuple[int, ...], float] = defaultdict(float)
-    touched = {(s.tensor, s.dim) for g in groups for s in g.slices}
+    cutting: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for part in group.slices:
+            cutting[(part.tensor, part.dim)].append((number, part.indices))
     for tensor, dim, first, count in owners:
-        if (tensor, dim) in touched:
-            monomials = counter.monomials(np.arange(first, first + count))
+        parts = cutting.get((tensor, dim), [])
+        if len(parts) > 1 and np.bincount(np.concatenate([i.ravel() for _, i in parts])).max() > 1:
+            monomials = counter.monomials(np.arange(first, first + count))  # heads and their dimensions overlap
             for key, times in (monomials or {}).items():
                 if key:
                     weights[key] += times * float(np.prod([groups[g].size for g in key]))
+            continue
+        for number, indices in parts:
+            weights[(number,)] += indices.size
     total = sum(weights.values()) or 1.0
     return {key: weight / total for key, weight in weights.items()}

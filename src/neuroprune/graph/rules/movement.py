@@ -41,6 +41,15 @@ def _tie_steps(op: OpCall) -> None:
         op.tie(run, run[:1], "is taken in steps")
 
 
+@rule("as_strided", "as_strided_")
+def as_strided(op: OpCall) -> list[Labels]:
+    """PyTorch's own pooling calls it on contiguous results; what a model's code asks for is settled in sizes.py."""
+    if not op.args["self"].is_contiguous() or op.args.get("storage_offset"):
+        return [NO_LABELS]
+    size, stride = op.args["size"], op.args["stride"]
+    return op.moved("self", lambda full: [full.contiguous().as_strided(size, stride)])
+
+
 @rule("roll")
 def roll(op: OpCall) -> list[Labels]:
     """A shift by s is still a shift by s after a cut only if the s entries that wrap around all stay."""
@@ -66,7 +75,7 @@ def index(op: OpCall) -> list[Labels]:
     """Advanced indexing: dimensions that are not indexed pass; indices themselves must not be labelled."""
     op.complaint = "indices into this dimension would point elsewhere after a cut"
     value, indices = op.args["self"], op.args["indices"]
-    if any(i is not None and (i.dtype in (torch.bool, torch.uint8) or op.labels_of(i)) for i in indices):
+    if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
         return [_behind_mask(op, value, indices)]
     indexed = [dim for dim, i in enumerate(indices) if i is not None]
     nought = [None if i is None else torch.zeros(tuple(i.shape), dtype=torch.int64) for i in indices]

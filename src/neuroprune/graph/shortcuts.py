@@ -1,0 +1,81 @@
+"""Output shapes of the commonest operators on the meta device, where PyTorch's own way to them is long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+
+def _batch_norm(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    nothing = torch.empty(0, device="meta")
+    return torch.empty_like(x), nothing, nothing.clone()
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """[N, C, *space] -> [N, out, *space]: the formula of torch.nn.Conv2d's documentation."""
+    fits = x.dim() == weight.dim() and x.shape[1] == weight.shape[1] * groups
+    if transposed or not fits:  # the operator itself knows what to say about a misfit
+        arguments = (x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+        return torch.ops.aten.convolution.default(*arguments)
+    space = [
+        (size + 2 * padding[i % len(padding)] - dilation[i % len(dilation)] * (k - 1) - 1) // stride[i % len(stride)] + 1
+        for i, (size, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
+    ]
+    if min(space, default=1) < 1 or x.dtype != weight.dtype:
+        return torch.ops.aten.convolution.default(x, weight, bias, stride, padding, dilation, False, output_padding, groups)
+    return x.new_empty((x.shape[0], weight.shape[0], *space))
+
+
+def _layer_norm(x: Tensor, shape: Sequence[int], *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    moments = x.new_empty((*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)))
+    return torch.empty_like(x), moments, moments.clone()
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+        return torch.ops.aten.mm.default(a, b)
+    return a.new_empty((a.shape[0], b.shape[1]))
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Tensor:
+    if bias.shape[-1] not in (1, b.shape[1]):
+        return torch.ops.aten.addmm.default(bias, a, b)
+    return _mm(a, b)
+
+
+def _bmm(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[::2] != (b.shape[0], b.shape[1]) or a.dtype != b.dtype:
+        return torch.ops.aten.bmm.default(a, b)
+    return a.new_empty((a.shape[0], a.shape[1], b.shape[2]))
+
+
+def _like(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+SHORTCUTS: dict[OpOverload, Callable[..., Any]] = {
+    torch.ops.aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+    torch.ops.aten.mm.default: _mm,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.bmm.default: _bmm,
+    torch.ops.aten.gelu.default: _like,
+    torch.ops.aten.silu.default: _like,
+    torch.ops.aten.hardswish.default: _like,
+}
