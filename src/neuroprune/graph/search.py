@@ -12,8 +12,9 @@ from neuroprune.graph.expressions import ATTRIBUTE, COUNT, OPERATORS, Tree, leav
 Key = tuple[str, int]
 Values = dict[Key, int]
 
-#: values tried for one branching variable, and propagations in all: a guard, far above what models need
-BRANCHES, STEPS = 400, 30_000
+#: per independent part of a problem: propagations after which the first assignment that fits is taken, and after
+#: which none is sought any more (the part then stays dense)
+STEPS, LAST_STEP = 2_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Problem:
         if not self._propagate(list(self.equations), known, domains):
             return {k: v.size for k, v in self.variables.items()}
         for part in self._parts([k for k in self.variables if k not in known], known):
+            self.steps = 0
             found = self._best(part, known, domains, math.inf)
             known |= found[1] if found is not None else {k: self.variables[k].size for k in part}
         return known
@@ -135,12 +137,11 @@ class Problem:
     ) -> tuple[float, Values] | None:
         pick = self._pick(part, known, domains)
         best: tuple[float, Values] | None = None
-        for value in self._ordered(pick, known, domains)[:BRANCHES]:
-            here = self._cost(pick, value, known)
-            if here >= bound:
+        for value in self._ordered(pick, known, domains):
+            if self._least(pick, value, known) >= bound:
                 break  # the others cost more
             self.steps += 1
-            if self.steps > STEPS:
+            if self.steps > (STEPS if best is not None else LAST_STEP):
                 return best
             trial, narrowed = {**known, pick: value}, dict(domains)
             if not self._propagate(self.of[pick], trial, narrowed):
@@ -183,7 +184,21 @@ class Problem:
         values = domains.get(key)
         if values is None:
             return [variable.size]
-        return sorted(values, key=lambda v: (self._cost(key, v, known), abs(v - variable.wanted), -v))
+        return sorted(values, key=lambda v: (self._least(key, v, known), abs(v - variable.wanted), -v))
+
+    def _least(self, key: Key, value: int, known: Values) -> float:
+        """What this assignment costs at least: shares only shrink when the other factors are chosen."""
+        least = self._cost(key, value, known)
+        for keys, weight in self.terms[key]:
+            if all(k == key or k in known for k in keys):
+                continue
+            most = wanted = 1.0
+            for k in keys:
+                v = self.variables[k]
+                most *= (value if k == key else known.get(k, v.size)) / v.size
+                wanted = min(wanted, v.wanted / v.size)
+            least += weight * max(0.0, wanted - most)
+        return least
 
     def _cost(self, key: Key, value: int, known: Values) -> float:
         """Cost of the terms that this assignment completes: missed share times weight."""
