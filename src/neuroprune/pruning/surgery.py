@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
+from neuroprune.pruning.bypass import check_bypasses, install
 from neuroprune.pruning.plan import AttributeEdit, Plan, fingerprint
 
 Removed = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -26,6 +27,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             mend="construct the model with the arguments it had when the plan was made",
         )
+    check_bypasses(model, plan.bypassed)
     tensors = named_tensors(model)
     cut = {name: shrink(tensors[name].data, dims) for name, dims in plan.removed.items()}
     modules = dict(model.named_modules())
@@ -42,6 +44,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         tensors[name].data = value
     for edit in plan.attributes:
         setattr(modules[edit.module], edit.name, edit.after)
+    install(model, plan.bypassed)
     return model
 
 

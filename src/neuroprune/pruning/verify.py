@@ -1,7 +1,7 @@
 """The oracle: a cut is right when the smaller network computes what the masked dense network computes.
 
 The reference shares nothing with the engine but the plan's indices: it zeroes those slices of the dense
-network's tensors and runs it at full size, in float64.
+network's tensors (and all own parameters of a block that goes) and runs it at full size, in float64.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.interpret import as_call, tensors_in
 from neuroprune.graph.records import user_line_of
+from neuroprune.pruning.bypass import silence
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply, masked, named_tensors
 
@@ -47,6 +48,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, seed: int = 0) 
     reference = copy.deepcopy(dense)
     for name, tensor in named_tensors(reference).items():
         tensor.data = masked(tensor.data, plan.removed.get(name, {}))
+    silence(reference, plan.bypassed)
     small = apply(plan, dense)
     worst, values = 0.0, 0
     for inputs in _widened(double_inputs(example_inputs, seed), reference):
