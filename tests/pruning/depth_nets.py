@@ -44,6 +44,7 @@ class PreBlock(nn.Module):
     def __init__(self, width: int = 6, kind: str = "plain") -> None:
         super().__init__()
         self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1)
+        self.after = nn.BatchNorm2d(width, affine=False) if kind == "statistics" else None
         self.kind = kind
 
     def forward(self, x: Tensor, extra: Any = None) -> Any:
@@ -66,6 +67,10 @@ class PreBlock(nn.Module):
                 return x + y
             case "inplace":
                 return x.add_(y)
+            case "relu-inplace":  # the shortcut sees what the activation wrote
+                return x.relu_() + y
+            case "statistics":  # a running mean is no parameter: zero at first, not after training
+                return x + self.after(y)
         raise AssertionError(self.kind)
 
 

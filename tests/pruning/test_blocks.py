@@ -73,6 +73,8 @@ def test_what_a_block_returns_is_found_from_its_arguments(kind: str, how: str, c
     [
         ("scaled", "plain", "something other than its input (largest difference"),
         ("post-relu", "plain", "something other than its input"),
+        ("relu-inplace", "plain", "something other than its input"),
+        ("statistics", "plain", "something other than its input"),
         ("number", "first", "neither a tensor nor a tuple of them: int"),
         ("cache", "cache", "it writes into its arguments"),
         ("plain", "mixed", "pass its input in different ways"),

@@ -78,34 +78,48 @@ def test_a_transformer_without_layers_is_the_one_written_without_them(make, shap
         assert_exact(model, result.model, result.plan, x)
 
 
-def test_the_smallest_parts_go_where_a_layer_is_made_of_residual_parts() -> None:
+def test_the_parts_go_where_a_layer_is_made_of_residual_parts() -> None:
     result = prune_depth(TinyViT(parts=True), torch.randn(2, 5, 4), ratio=0.5)
     assert len(gone(result)) == 4  # of eight: neither the stage nor whole layers are units of their own
     assert all(name.count(".") == 2 for name in gone(result))
 
 
 class Outer(nn.Module):
-    """A block around a block: both can go, but not both in one plan."""
+    """Blocks around blocks: of the parameters of each outer one, ``inner`` layers of 1 + ``inner`` lie within."""
 
-    def __init__(self) -> None:
+    def __init__(self, inner: int) -> None:
         super().__init__()
         self.first = nn.Linear(4, 4)
-        self.blocks = nn.Sequential(
-            *(Residual(nn.Sequential(Residual(nn.Linear(4, 4)), nn.Linear(4, 4))) for _ in range(2))
-        )
+        parts = [[Residual(nn.Linear(4, 4)) for _ in range(inner)] for _ in range(2)]
+        self.blocks = nn.Sequential(*(Residual(nn.Sequential(*part, nn.Linear(4, 4))) for part in parts))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.first(x))
 
 
-def test_a_block_and_one_inside_it_are_never_removed_together() -> None:
-    model, x = Outer(), torch.randn(3, 4)
-    for seed in range(6):
-        result = prune_depth(model, x, ratio=0.9, criterion="random", seed=seed)
-        names = gone(result)
-        assert len(names) == 2  # of four units, two pairs one inside the other
-        assert not any(a != b and a.startswith(b + ".") for a in names for b in names)
-        assert_exact(model, result.model, result.plan, x)
+def test_a_block_with_a_small_part_is_a_unit_and_one_mostly_made_of_blocks_is_a_stage() -> None:
+    x = torch.randn(3, 4)
+    result = prune_depth(Outer(1), x, ratio=0.5)
+    assert gone(result)[0] in ("blocks.0", "blocks.1")
+    assert len(result.plan.decisions) == 2
+    model = Outer(2)
+    result = prune_depth(model, x, ratio=0.9)
+    assert [d.group for d in result.plan.decisions] == [
+        f"block:blocks.{i}.inner.{j}" for i in (0, 1) for j in (0, 1)
+    ]
+    assert len(gone(result)) == 3
+    assert_exact(model, result.model, result.plan, x)
+
+
+def test_a_block_is_never_removed_with_one_inside_it() -> None:
+    model, x = Outer(1), torch.randn(3, 4)
+    part = Plan(fingerprint(model), bypassed={"blocks.0.inner.0": "args[0]"})
+    result = prune_depth(model, x, ratio=0.5, criterion="random", base_plan=part)
+    assert gone(result) == ["blocks.0.inner.0", "blocks.1"]
+    assert_exact(model, result.model, result.plan, x)
+    both = combine(part, Plan(part.fingerprint, bypassed={"blocks.0": "args[0]"}))
+    assert dict(both.bypassed) == {"blocks.0": "args[0]"}
+    assert verify(model, both, x).exact
 
 
 def test_plans_are_nested_and_a_base_plan_goes_on() -> None:

@@ -38,7 +38,7 @@ def prune_depth(
     seed: int = 0,
     inplace: bool = False,
 ) -> PruneResult:
-    """Remove about ``ratio`` of the smallest removable blocks of ``model``; no hints about its structure needed.
+    """Remove about ``ratio`` of the blocks of ``model`` (``units_of``); no hints about its structure needed.
 
     >>> result = prune_depth(model, torch.randn(1, 3, 224, 224), ratio=0.25)             # doctest: +SKIP
 
@@ -59,11 +59,11 @@ def prune_depth(
             "the base plan was made for another model", mend="make both plans for the same dense model"
         )
     found, refused = find_blocks(model, example_inputs, seed=seed)
-    blocks = smallest(model, found)
+    blocks = units_of(model, found)
     kept = _kept(model, blocks, keep)
     data = example_inputs if calibration is None else calibration
     scores = block_scores(model, blocks, data, criterion, statistics=statistics, seed=seed)
-    wanted = _lowest(blocks, scores, ratio, {*kept, *base.bypassed}, base.bypassed)
+    wanted = _lowest(blocks, scores, ratio, kept, base.bypassed)
     plan, verification, unproven = _prove(model, base, wanted, example_inputs)
     if unproven and on_refuse == "raise":
         raise CutRefused(unproven[0].reason, where=unproven[0].module)
@@ -96,16 +96,25 @@ def combine(width: Plan, depth: Plan) -> Plan:
     )
 
 
-def smallest(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """``blocks`` without those made up of others: a stage of removable blocks is not a block of its own."""
+def units_of(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks that go one by one: the outermost that are not mostly made of other blocks.
+
+    More than half of a stage's parameters lie in removable blocks, so these are the units and the stage is not;
+    a transformer layer with a small removable part is a unit, and its part is not. No unit lies in another.
+    """
     names = names_of(model)
-    own = {b.module: {id(p) for p in own_parameters(model.get_submodule(b.module), names)} for b in blocks}
+    own = {b.module: own_parameters(model.get_submodule(b.module), names) for b in blocks}
 
-    def covered(block: Block) -> set[int]:
-        inner = [own[b.module] for b in blocks if b is not block and is_inside(b.module, [block.module])]
-        return set().union(*inner)
+    def is_stage(block: Block) -> bool:
+        inner = {id(p) for b in blocks if _is_within(b.module, block.module) for p in own[b.module]}
+        return 2 * sum(p.numel() for p in own[block.module] if id(p) in inner) > block.parameters
 
-    return tuple(block for block in blocks if not own[block.module] <= covered(block))
+    whole = [block for block in blocks if not is_stage(block)]
+    return tuple(b for b in whole if not any(_is_within(b.module, other.module) for other in whole))
+
+
+def _is_within(name: str, block: str) -> bool:
+    return name != block and is_inside(name, [block])
 
 
 def _check(ratio: float, on_refuse: str) -> None:
@@ -138,14 +147,14 @@ def _lowest(
 
     The order does not depend on the ratio: that is what nests the plans.
     """
-    count = math.floor(len(blocks) * ratio + 1e-9)
-    taken, chosen = list(gone), []
-    for block in sorted(blocks, key=lambda b: scores[b.module]):
-        clash = any(is_inside(block.module, [t]) or is_inside(t, [block.module]) for t in taken)
-        if len(taken) < count and block.module not in fixed and not clash:
-            chosen.append(block)
-            taken.append(block.module)
-    return chosen
+    gone = list(gone)
+    count = math.floor(len(blocks) * ratio + 1e-9) - sum(block.module in gone for block in blocks)
+
+    def clashes(block: Block) -> bool:
+        return any(is_inside(block.module, [name]) or is_inside(name, [block.module]) for name in gone)
+
+    order = sorted(blocks, key=lambda block: scores[block.module])
+    return [b for b in order if b.module not in fixed and not clashes(b)][: max(count, 0)]
 
 
 def _prove(
