@@ -142,10 +142,11 @@ def test_every_block_has_a_decision_with_score_and_reason() -> None:
     assert len(by_name) == 5
     kept = by_name["block:layer1.1"]
     assert (kept.kept, kept.removed, kept.reason) == ((0,), (), "kept by the user")
-    for decision in plan.decisions:
+    free = [d for d in plan.decisions if d is not kept]
+    assert {d.threshold for d in plan.decisions} == {min(d.scores[0] for d in free if not d.removed)}
+    for decision in free:
         assert (decision.group.removeprefix("block:") in plan.bypassed) == bool(decision.removed)
-        if decision.removed:
-            assert decision.scores[0] <= decision.threshold
+        assert bool(decision.removed) == (decision.scores[0] < decision.threshold)
 
 
 def test_width_and_depth_in_one_plan_are_proven_together() -> None:
