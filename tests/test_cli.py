@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from commands import fails, in_a_process, neuroprune
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from neuroprune import __version__
-from neuroprune.cli import main
 
 TINY = "neuroprune.tasks.nets:tiny_resnet"
 RECIPE = f"""\
@@ -41,44 +36,6 @@ steps:
   - measure: {{seconds: 0.1}}
   - report
 """
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def neuroprune(*words: str | Path, cwd: Path) -> Done:
-    """One command inside this process: importing torch for each of them would take minutes."""
-    out, err, before, argv = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
-    sys.argv = ["neuroprune", *map(str, words)]
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as stop:
-        return Done(int(stop.code or 0), out.getvalue(), err.getvalue())
-    finally:
-        os.chdir(before)
-        sys.argv = argv
-    raise AssertionError("main returned")
-
-
-def in_a_process(*words: str | Path, cwd: Path, before: Callable[[], None] | None = None) -> Done:
-    """One command as the user types it."""
-    command = [sys.executable, "-m", "neuroprune", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, preexec_fn=before)
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def fails(*words: str | Path, cwd: Path, code: int = 2, says: list[str]) -> None:
-    """Exit code, one message with these parts, no traceback, nothing on standard output."""
-    done = neuroprune(*words, cwd=cwd)
-    assert done.returncode == code, done.stderr
-    for part in says:
-        assert part in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +57,7 @@ def test_help_is_quick_because_it_imports_no_torch(tmp_path: Path) -> None:
     code += "assert 'torch' not in sys.modules\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for verb in ("demo", "run", "compress", "verify", "restore", "list", "inspect", "report", "version"):
+    for verb in ("demo", "run", "compress", "verify", "restore", "list", "inspect", "prune", "report", "version"):
         assert f"  {verb} " in done.stdout
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
+from commands import neuroprune
+from safetensors.torch import save_file
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,15 +40,23 @@ def test_every_command_and_option_exists() -> None:
             assert option in helps[verb], f"neuroprune {verb} has no {option}"
 
 
+def build() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
-
+    trained = build()
+    save_file(trained.state_dict(), "trained.safetensors")
+    words = ("--input", "2,4", "--weights", "trained.safetensors", "--out", "runs/small")
+    done = neuroprune("prune", f"{__file__}:build", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     x, val_x = torch.randn(128, 4), torch.randn(64, 4)
     names = {
+        "torch": torch,
+        "build": build,
         "model": build(),
         "fresh_model": build(),
         "x": x,
@@ -55,7 +65,11 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
         "val_y": (val_x[:, 0] > 0).long(),
         "example_inputs": x[:2],
     }
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.S):
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len(blocks) == 4
+    for block in blocks:
         exec(block, names)  # the documents' own code, not somebody's input
     assert names["result"].verification.exact
     assert names["fresh_model"][0].out_features == 16
+    assert names["model"][0].out_features == names["ema"].module[0].out_features == 23
+    assert all(torch.equal(names["small"].state_dict()[k], v) for k, v in trained.state_dict().items())

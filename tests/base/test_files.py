@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import atomic_path, load_tensors, read_json, save_tensors, write_text
+from neuroprune.base.files import atomic_folder, atomic_path, load_tensors, read_json, save_tensors, write_text
 
 
 def refused(error: UserError, *parts: str) -> None:
@@ -62,3 +62,38 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             load_tensors(tmp_path / name)
         refused(caught.value, says)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "out") as place:
+        write_text(place / "inner" / "a.txt", "a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "inner" / "a.txt").read_text() == "a"
+    (tmp_path / "empty").mkdir()
+    with atomic_folder(tmp_path / "empty") as place:
+        write_text(place / "a.txt", "a")
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("mine"), OSError(errno.ENOSPC, "no room")])
+def test_a_folder_that_breaks_off_leaves_nothing_and_its_own_error(tmp_path: Path, error: BaseException) -> None:
+    def spoilt() -> None:
+        with atomic_folder(tmp_path / "out") as place:
+            write_text(place / "a.txt", "a")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        spoilt()
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for name, says in (("FILE", "FILE is a file"), ("FILE/deep", "FILE is a file"), ("full", "full is not empty")):
+        with pytest.raises(UserError) as caught, atomic_folder(tmp_path / name):
+            pass
+        refused(caught.value, says, "--out")
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"

@@ -230,3 +230,19 @@ def test_a_bypass_is_a_plain_module_that_keeps_what_callers_read() -> None:
     file.seek(0)
     assert torch.load(file, weights_only=False)(3, x=x)[1] == [None, 3]
     assert copy.deepcopy(bypass)(3, x=x)[1] == [None, 3]
+
+
+def test_several_example_calls_all_count() -> None:
+    """relu(x + f(x)) passes a positive x through; the second call shows that x need not be positive."""
+
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = PostBlock(3, 3)
+
+        def forward(self, x: Tensor, positive: bool) -> Tensor:
+            return self.block(x.exp() if positive else x)
+
+    x = torch.randn(2, 3, 4, 4)
+    assert [(b.module, b.calls) for b in find_blocks(Either(), [(x, True), (x[:1], True)])[0]] == [("block", 2)]
+    assert names(Either(), [(x, True), (x, False)]) == []

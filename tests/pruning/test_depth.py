@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from pruning.depth_nets import Around, PreBlock, Residual, TinyResNet, TinyViT, TorchEncoder
+from pruning.depth_nets import Around, PreBlock, Residual, TinyResNet, TinyViT, TorchEncoder, trained
 from torch import Tensor, nn
 
 from neuroprune.base.errors import CutRefused, UserError
-from neuroprune.export import EXPORTS
 from neuroprune.pruning import (
     BLOCK_CRITERIA,
     Plan,
@@ -31,16 +29,6 @@ from neuroprune.pruning import (
 from neuroprune.testing import assert_exact
 
 IMAGE = torch.randn(2, 3, 8, 8)
-
-
-def trained(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """Weights and statistics away from their first values."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        model.train()
-        model(inputs)
-    return model.eval()
 
 
 def gone(result: object) -> list[str]:
@@ -164,7 +152,9 @@ def test_width_and_depth_in_one_plan_are_proven_together() -> None:
     assert torch.equal(again.model(IMAGE), small(IMAGE))
     dense = {k: v.clone() for k, v in model.state_dict().items()}
     back = restore(both, small, dense, dense=TinyResNet())
-    assert torch.equal(back.eval()(IMAGE), model(IMAGE))
+    assert not back.layer1[0].training  # as the cut model was
+    assert torch.equal(back(IMAGE), model(IMAGE))
+    assert back.layer1[0].conv1.out_channels == 8
 
 
 def test_plans_that_do_not_belong_together_are_refused() -> None:
@@ -236,28 +226,6 @@ def in_order() -> Iterator[None]:
         BLOCK_CRITERIA.unregister("in_order")
 
 
-def test_the_shorter_network_trains_copies_compiles_and_exports(tmp_path: Path) -> None:
-    model = trained(TinyResNet(), IMAGE)
-    small = prune_depth(model, IMAGE, ratio=0.4).model
-    before = small(IMAGE)
-    exported = torch.export.export(small, (IMAGE,)).module()
-    assert torch.allclose(exported(IMAGE), before, atol=1e-6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations while it compiles
-        assert torch.allclose(torch.compile(small, backend="eager")(IMAGE), before, atol=1e-6)
-    path = tmp_path / "small.onnx"
-    EXPORTS.get("onnx").write(small, (IMAGE,), path)
-    (got,) = EXPORTS.get("onnx").load(path).run([IMAGE.numpy()])
-    assert torch.allclose(torch.from_numpy(got), before, atol=1e-5)
-    twin = copy.deepcopy(small).train()
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-    twin(IMAGE).square().mean().backward()
-    assert all(p.grad is not None for p in twin.parameters())
-    optimizer.step()
-    assert not torch.equal(twin.eval()(IMAGE), before)
-    assert torch.equal(small(IMAGE), before)
-
-
 def test_a_plan_file_and_weights_make_the_shorter_network_again(tmp_path: Path) -> None:
     model = Around(PreBlock(kind="tuple"), "first")
     x = torch.randn(2, 3, 5, 5)
@@ -294,53 +262,6 @@ def test_apply_checks_everything_before_it_changes_anything() -> None:
         assert model.stem.out_channels == 8
     with pytest.raises(UserError, match="made for another model"):
         apply(Plan.identity(TinyResNet()), apply(Plan(width.fingerprint, bypassed={"layer1.0": "args[0]"}), model))
-
-
-class TiedAcross(nn.Module):
-    """The block's first weight is also the head's; as the block comes first, the weight is named after it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = Residual(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)))
-        self.first, self.head = nn.Linear(3, 4), nn.Linear(4, 6)
-        self.head.weight = self.block.inner[0].weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(self.first(x)))
-
-
-def test_restore_gives_blocks_back_and_keeps_tied_weights_tied() -> None:
-    model, x = TiedAcross(), torch.randn(2, 3)
-    dense = {k: v.clone() for k, v in model.state_dict().items()}
-    result = prune_depth(model, x, ratio=0.0, base_plan=Plan(fingerprint(model), bypassed={"block": "args[0]"}))
-    assert_exact(model, result.model, result.plan, x)
-    assert set(result.model.state_dict()) == {"first.weight", "first.bias", "head.weight", "head.bias"}
-    with torch.no_grad():
-        result.model.head.weight.add_(1)
-    fresh = TiedAcross()
-    untouched = {k: v.clone() for k, v in fresh.state_dict().items()}
-    head = result.model.head.weight
-    back = restore(result.plan, result.model, dense, dense=fresh)
-    assert back.head.weight is back.block.inner[0].weight is head
-    assert torch.equal(back(x), model(x))
-    assert all(torch.equal(untouched[k], v) for k, v in fresh.state_dict().items())
-
-
-def test_restore_says_what_it_lacks_and_changes_nothing() -> None:
-    model = TinyResNet()
-    dense = model.state_dict()
-    result = prune_depth(model, IMAGE, ratio=0.5)
-    names = list(result.model.state_dict())
-    for given, state, message in [
-        (None, dense, "a cut model does not hold them"),
-        (TinyViT(), dense, "made for another model"),
-        (TinyResNet(), TinyViT().state_dict(), "not those of the dense model"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            restore(result.plan, result.model, state, dense=given)
-    with pytest.raises(UserError, match="not what this plan made"):
-        restore(result.plan, TinyResNet(), dense, dense=TinyResNet())
-    assert list(result.model.state_dict()) == names
 
 
 def test_in_place_it_is_the_very_object_and_nothing_to_remove_is_no_error() -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside ``path``; on success it becomes ``path``, on any error it is removed.
+
+    Raises UserError, before anything else happens, when ``path`` holds something or cannot be made.
+    """
+    path = path.absolute()
+    check_free(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with _making(path):
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        with _making(path):
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Raises UserError when ``folder`` is there and holds anything."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"the folder {folder.name} is not empty",
+            where=str(folder.absolute().parent),
+            value=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
+            mend="name another folder with --out, or remove this one",
+        )
+
+
+@contextlib.contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    try:
+        if (file := file_in_the_way(folder)) is not None:
+            raise NotADirectoryError(errno.ENOTDIR, f"{file} is a file, not a folder")
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder.name}: {error.strerror or error}",
+            where=str(folder.parent),
+            value=str(folder),
+            mend="choose a folder you may write to with --out",
+        ) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

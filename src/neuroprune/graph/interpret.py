@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,72 +16,95 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
-from neuroprune.graph.labels import Factors, arange, vector
+from neuroprune.graph.attributes import Attributes
+from neuroprune.graph.labels import NO_LABELS, Labels
+from neuroprune.graph.provenance import ProvenanceMode
 from neuroprune.graph.records import Reason, Records, user_line, user_line_of
 from neuroprune.graph.rules import RULES, OpCall, Rule
 from neuroprune.graph.rules.elementwise import elementwise
+from neuroprune.graph.sizes import sizes_of as _sizes_of  # fills the table of size handlers
+
+_KEY = "_neuroprune_labels"
 
 
 class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
-    """Dispatch mode that applies the operator rules; labels live beside the tensors, keyed by identity."""
+    """Dispatch mode that applies the operator rules; a tensor bears its labels as a Python attribute."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.records = Records()
-        self.next_label = 1  # 0 is FIXED
         self.owners: list[tuple[str, int, int, int]] = []  # (tensor name, dim, first label, count)
         self.modules: list[str] = []
-        self._factors: dict[int, tuple[Tensor, Factors]] = {}
+        self.paused = False
+        self.last: OpCall | None = None  # the operator followed last: sizes.py asks what its arguments count
+        self._owned: list[Tensor] = []
 
     def own(self, name: str, tensor: Tensor) -> None:
         """Give every index of every dimension of a parameter or buffer a label of its own."""
-        factors: Factors = ()
+        labels: dict[int, Tensor] = {}
         for dim, size in enumerate(tensor.shape):
             if size > 1:
-                factors += (vector(arange(self.next_label, size), tensor.dim(), dim),)
-                self.owners.append((name, dim, self.next_label, size))
-                self.next_label += size
-        self._factors[id(tensor)] = (tensor, factors)
+                self.owners.append((name, dim, self.records.next_label, size))
+                labels[dim] = self.records.fresh(size)
+        self._owned.append(tensor)
+        self.label(tensor, labels)
 
-    def factors_of(self, tensor: Tensor) -> Factors:
-        held = self._factors.get(id(tensor))
-        return held[1] if held is not None else ()
+    def disown(self) -> None:
+        """Take the labels off the model's own tensors, which outlive the trace."""
+        for tensor in self._owned:
+            tensor.__dict__.pop(_KEY, None)
+
+    def label(self, tensor: Tensor, labels: Labels) -> None:
+        tensor.__dict__[_KEY] = (self, labels)
+
+    def labels_of(self, tensor: Tensor) -> Labels:
+        """``{dim: labels [size]}``; empty for a tensor of another trace, or of none."""
+        held = tensor.__dict__.get(_KEY)
+        return held[1] if held is not None and held[0] is self else NO_LABELS
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if outputs:
-            with unset_fake_temporarily():
-                self._apply(func, args, kwargs or {}, outputs)
+        if not self.paused:
+            outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            if outputs:
+                with unset_fake_temporarily():
+                    self.follow(func.overloadpacket.__name__, func, bind(func, args, kwargs or {}), outputs)
         return result
 
-    def _apply(
-        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
-    ) -> None:
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        labelled = {id(f): f for t in inputs for f in self.factors_of(t)}
-        if not labelled:
-            return
-        name = func.overloadpacket.__name__
-        op = OpCall(func, bind(func, args, kwargs), outputs, self.factors_of, self.records, self._reason(name))
+    def follow(
+        self, name: str, func: OpOverload | None, arguments: dict[str, Any], outputs: list[Tensor]
+    ) -> OpCall | None:
+        """Apply the rule of one operator; None when none of its inputs bears labels."""
+        inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        if not any(map(self.labels_of, inputs)):
+            return None
+        op = OpCall(name, func, arguments, outputs, self.labels_of, self.records, self.reason(name))
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
-        if rule is None and torch.Tag.pointwise in func.tags:
+        if rule is None and func is not None and torch.Tag.pointwise in func.tags:
             rule = elementwise
         if rule is None:
             op.complaint = "there is no rule for this operator"
+        held = [(tensor, self.labels_of(tensor)) for tensor in inputs]  # an operator may write in place
         produced = self._run_rule(rule, op)
-        for key, factor in labelled.items():
-            if key not in op.settled:
-                op.pin(factor.labels, op.complaint)
-        for out, factors in zip(outputs, produced, strict=True):
-            self._factors[id(out)] = (out, factors)
+        for tensor, labels in held:
+            for dim, vector in labels.items():
+                if (id(tensor), dim) not in op.settled:
+                    op.pin(vector, op.complaint)
+        for out, labels in zip(outputs, produced, strict=True):
+            self.label(out, labels)
+        self.last = op
+        self.after(op)
+        return op
+
+    def after(self, op: OpCall) -> None:
+        """For subclasses: the operator was run and its outputs bear their labels."""
 
     @staticmethod
-    def _run_rule(rule: Rule | None, op: OpCall) -> list[Factors]:
+    def _run_rule(rule: Rule | None, op: OpCall) -> list[Labels]:
         """A rule that breaks on an argument it was not written for refuses; it does not break the trace."""
-        nothing: list[Factors] = [() for _ in op.outputs]
+        nothing: list[Labels] = [NO_LABELS for _ in op.outputs]
         if rule is None:
             return nothing
         try:
@@ -90,7 +114,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
             op.complaint = f"the rule for this operator failed: {type(error).__name__}: {error}"
             return nothing
 
-    def _reason(self, operator: str) -> Callable[[str], Reason]:
+    def reason(self, operator: str) -> Callable[[str], Reason]:
         module = self.modules[-1] if self.modules else ""
         where: list[str] = []  # looked up once, and only when something is pinned or tied
 
@@ -115,13 +139,22 @@ def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     return bound
 
 
-def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A tensor, a tuple of positional or a dict of keyword arguments, as (args, kwargs)."""
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
+def as_calls(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A tensor, a tuple of positional or a dict of keyword arguments; or a list of these: several calls."""
+    if isinstance(example_inputs, list):
+        if not example_inputs:
+            raise UserError(
+                "there are no example inputs", value="an empty list", mend="give one call, or a list of calls"
+            )
+        return [as_call(inputs) for inputs in example_inputs]
+    return [as_call(example_inputs)]
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One call as (args, kwargs)."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
 
 
 @contextlib.contextmanager
@@ -134,7 +167,7 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
         # Without always_call the hook does not run when the module raises, which is what leaves the name.
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+        handles.append(module.register_forward_hook(lambda *_: _drop_last(stack)))
     try:
         yield
     finally:
@@ -142,21 +175,100 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-def interpret(model: nn.Module, example_inputs: Any) -> LabelMode:
-    """One fake forward pass under labels; outputs are pinned. Raises UserError when the model itself fails."""
+@contextlib.contextmanager
+def visible_layers() -> Iterator[None]:
+    """PyTorch's fused attention is off: its one operator hides what the layer does."""
+    before = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)  # type: ignore[no-untyped-call]
+
+
+def _drop_last(stack: list[str]) -> None:
+    """A forward hook must return None: anything else would replace the module's output."""
+    stack.pop()
+
+
+def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attributes]:
+    """One forward pass without arithmetic per example call, under labels; outputs are pinned.
+
+    On the meta device, which is fast; where the model does something a tensor without data cannot (mixing devices,
+    say), on fake tensors, which know more. Raises UserError when the model itself fails. The model is left as it
+    was, caches included.
+    """
+    calls = as_calls(example_inputs)
+    try:
+        return _interpret(model, calls, _on_meta(model))
+    except UserError:
+        return _interpret(model, calls, None)
+
+
+def _interpret(
+    model: nn.Module, calls: list[Any], stand_ins: _StandIns | None
+) -> tuple[LabelMode, Attributes]:
     mode = LabelMode()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        mode.own(name, tensor)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        args, kwargs = tree_map(
-            lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, as_call(example_inputs)
-        )
-        with evaluation(model), module_stack(model, mode.modules), mode:
-            output = run_users_model(model, mode, args, kwargs)
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if stand_ins is None else contextlib.nullcontext()
+    convert = stand_ins or (lambda x: fake.from_tensor(x.detach()))  # type: ignore[union-attr]
+    with labelled(model, mode, stand_ins) as sizes:
+        for call in calls:
+            with fake:
+                args, kwargs = tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, call)
+                _pin_output(mode, watched(model, mode, sizes, args, kwargs))
+    return mode, sizes.attributes
+
+
+class _StandIns:
+    """Tensors without data in place of others, one for one."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._made:
+            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            if isinstance(tensor, nn.Parameter):
+                meta = nn.Parameter(meta, requires_grad=False)
+            self._made[id(tensor)] = (tensor, meta)
+        return self._made[id(tensor)][1]
+
+
+def _on_meta(model: nn.Module) -> _StandIns | None:
+    """Stand-ins, unless the model holds tensors that only their own class understands."""
+    plain = (Tensor, nn.Parameter, nn.Buffer)
+    tensors = [*model.parameters(), *model.buffers()]
+    return _StandIns() if all(type(t) in plain and t.layout is torch.strided for t in tensors) else None
+
+
+@contextlib.contextmanager
+def labelled(
+    model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = None
+) -> Iterator[ProvenanceMode]:
+    """Parameters and buffers bear labels, attributes know their places; afterwards all is as it was."""
+    sizes = ProvenanceMode(mode, stand_ins)
+    try:
+        with sizes.attributes.installed(model):
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                mode.own(name, tensor)
+            yield sizes
+    finally:
+        mode.disown()
+
+
+def watched(
+    model: nn.Module, mode: LabelMode, sizes: ProvenanceMode, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """One call of a labelled model, every operator and every size seen."""
+    mode.modules.clear()
+    with evaluation(model), visible_layers(), module_stack(model, mode.modules), mode, sizes.visible():
+        return run_users_model(model, mode, args, kwargs)
+
+
+def _pin_output(mode: LabelMode, output: Any) -> None:
     for leaf in tensors_in(output):
-        for factor in mode.factors_of(leaf):
-            mode.records.pin(factor.labels, Reason("output", "", "", "reaches the model's output"))
-    return mode
+        for vector in mode.labels_of(leaf).values():
+            mode.records.pin(vector, Reason("output", "", "", "reaches the model's output"))
 
 
 def run_users_model(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -180,12 +292,16 @@ def run_users_model(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kw
         ) from error
 
 
-def tensors_in(value: Any) -> list[Tensor]:
+def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:
     """All tensors in nested tuples, lists, dicts, dataclasses and mapping-like output objects."""
     found: list[Tensor] = []
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             found.append(leaf)
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type):
-            found += tensors_in(dict(vars(leaf)))
+        elif depth < 8 and isinstance(leaf, Mapping):
+            found += tensors_in(dict(leaf), depth + 1)
+        elif depth < 8 and dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_in([getattr(leaf, f.name) for f in dataclasses.fields(leaf)], depth + 1)
+        elif depth < 8 and hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)):
+            found += tensors_in(dict(vars(leaf)), depth + 1)
     return found

@@ -1,53 +1,45 @@
 """Labels: one integer per index of every parameter dimension, carried through the operators.
 
-A **factor** says, for each element of a tensor, which label removes it. Label 0 means "never removed". A
-tensor has one factor per independent direction in which it can shrink: a convolution weight has two (output
-and input channels), an activation usually one. A dimension that no factor varies along keeps its size.
+The labels of a tensor are one int64 array per dimension that can shrink: ``{dim: [size of dim]}``. An index
+goes when its label goes. Label 0 means "never removed"; a dimension without a vector keeps its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 FIXED = 0
 
+Vector = np.ndarray
+Labels = Mapping[int, Vector]
+NO_LABELS: Labels = {}
+
 
 @dataclass(frozen=True, eq=False)
-class Factor:
-    """``labels``: int64, as many dimensions as the value, size 1 in every dimension not in ``dims``."""
+class Spread:
+    """Labels after data movement: they vary along ``dims`` and have size 1 in every other dimension."""
 
-    labels: Tensor
-    dims: frozenset[int]
-
-    def full(self, shape: Sequence[int]) -> Tensor:
-        """The labels at the value's full shape (a view without copies)."""
-        return self.labels.expand(tuple(shape))
-
-    def along(self, dim: int) -> Tensor:
-        """The one-dimensional label vector of a factor that varies along ``dim`` alone."""
-        assert self.dims == {dim}
-        return self.labels.flatten()
+    labels: np.ndarray
+    dims: tuple[int, ...]
 
 
-Factors = tuple[Factor, ...]
+def spread(vector: Vector, dim: int, shape: Sequence[int]) -> Tensor:
+    """The vector of dimension ``dim`` at the value's full shape (a view without copies)."""
+    flat = [1] * len(shape)
+    flat[dim] = vector.size
+    return torch.from_numpy(vector.reshape(flat)).expand(tuple(shape))
 
 
-def vector(labels: Tensor, ndim: int, dim: int) -> Factor:
-    """A factor that varies along one dimension. ``labels``: [size of that dimension]."""
-    shape = [1] * ndim
-    shape[dim] = labels.numel()
-    return Factor(labels.reshape(shape), frozenset({dim}))
-
-
-def compress(full: Tensor) -> Factor | None:
+def compress(full: Tensor) -> Spread | None:
     """Find the dimensions along which full-size labels vary; None where nothing is ever removed."""
-    if full.numel() == 0 or not bool(full.any()):
+    if full.numel() == 0 or not bool(_distinct(full).any()):
         return None
-    dims = set()
+    dims = []
     for dim, size in enumerate(full.shape):
         if size == 1:
             continue
@@ -55,23 +47,18 @@ def compress(full: Tensor) -> Factor | None:
         if full.stride(dim) == 0 or bool((full == first).all()):
             full = first
         else:
-            dims.add(dim)
-    return Factor(full.contiguous(), frozenset(dims))
+            dims.append(dim)
+    return Spread(full.contiguous().numpy(), tuple(dims))
 
 
-def move(factor: Factor, shape: Sequence[int], operator: Callable[[Tensor], Tensor]) -> Factor | None:
-    """Run a data-movement operator on the labels instead of the values."""
-    return compress(operator(factor.full(shape)))
+def _distinct(full: Tensor) -> Tensor:
+    """``full`` without the repetitions of an expanded view."""
+    for dim in range(full.dim()):
+        if full.stride(dim) == 0 and full.shape[dim] > 1:
+            full = full.narrow(dim, 0, 1)
+    return full
 
 
-def align(factor: Factor, ndim: int) -> Factor:
-    """Prepend dimensions, as broadcasting does, until the factor has ``ndim`` of them."""
-    extra = ndim - factor.labels.dim()
-    if extra == 0:
-        return factor
-    labels = factor.labels.reshape((1,) * extra + tuple(factor.labels.shape))
-    return Factor(labels, frozenset(dim + extra for dim in factor.dims))
-
-
-def arange(start: int, count: int) -> Tensor:
-    return torch.arange(start, start + count, dtype=torch.int64)
+def nothing(count: int) -> Vector:
+    """Labels of ``count`` indices that all stay."""
+    return np.zeros(count, dtype=np.int64)

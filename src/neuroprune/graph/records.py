@@ -1,4 +1,4 @@
-"""What a trace collects: ties, pins, consumed labels, and where in the user's code each pin happened."""
+"""What a trace collects: ties, products, pins, uses and equations, and where in the user's code each happened."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from neuroprune.graph.labels import FIXED
+from neuroprune.graph.expressions import Tree
+from neuroprune.graph.labels import FIXED, Vector
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
@@ -31,34 +31,79 @@ class Reason:
     text: str
 
 
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """``left == right`` must hold after the cut as it does before; leaves are attributes and label counts."""
+
+    left: Tree
+    right: Tree
+    reason: Reason
+
+
 @dataclass
 class Records:
     """Everything the rules say about labels during one trace."""
 
     ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    #: (whole, parts): whole[i] goes when any of parts[j][i] goes
+    products: list[tuple[np.ndarray, tuple[np.ndarray, ...]]] = field(default_factory=list)
     pins: list[tuple[np.ndarray, Reason]] = field(default_factory=list)
     consumed: list[np.ndarray] = field(default_factory=list)
+    #: labels over which a statistic is taken: the kept values of the cut network differ from the dense ones
+    statistics: list[np.ndarray] = field(default_factory=list)
+    #: labels over which values that may not be zero when masked are summed
+    sums: list[np.ndarray] = field(default_factory=list)
+    #: (labels, kind of unit) for the granularity of groups
+    kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)  # label vectors whose counts equations speak of
+    next_label: int = 1  # 0 is FIXED
+    _vector_ids: dict[bytes, int] = field(default_factory=dict)
 
-    def tie(self, a: Tensor, b: Tensor, reason: Reason) -> None:
+    def fresh(self, count: int) -> Vector:
+        """``count`` labels that nothing bears yet."""
+        self.next_label += count
+        return np.arange(self.next_label - count, self.next_label)
+
+    def tie(self, a: Vector, b: Vector, reason: Reason) -> None:
         """Elementwise: these two labels go together. A label tied to FIXED is pinned."""
-        pairs = np.stack(np.broadcast_arrays(a.numpy(), b.numpy())).reshape(2, -1)
-        left, right = np.unique(pairs, axis=1)
-        self._pin(np.concatenate([left[right == FIXED], right[left == FIXED]]), reason)
-        both = (left != FIXED) & (right != FIXED) & (left != right)
-        if both.any():
-            self.ties.append((left[both], right[both]))
+        if a is b:
+            return
+        left, right = (x.ravel() for x in np.broadcast_arrays(a, b))
+        fixed = (left == FIXED) | (right == FIXED)
+        if fixed.any():
+            self._pin(np.concatenate([left[fixed], right[fixed]]), reason)
+            left, right = left[~fixed], right[~fixed]
+        different = left != right
+        if different.any():
+            self.ties.append((left[different], right[different]))
 
-    def pin(self, labels: Tensor, reason: Reason) -> None:
-        self._pin(np.unique(labels.numpy()), reason)
+    def product(self, whole: np.ndarray, *parts: np.ndarray) -> None:
+        """Elementwise: ``whole[i]`` goes when one of ``parts[j][i]`` goes."""
+        self.products.append((whole, parts))
+
+    def pin(self, labels: Vector, reason: Reason) -> None:
+        self._pin(labels.ravel(), reason)
 
     def _pin(self, labels: np.ndarray, reason: Reason) -> None:
-        labels = labels[labels != FIXED]
+        labels = np.unique(labels[labels != FIXED])
         if labels.size:
             self.pins.append((labels, reason))
 
-    def consume(self, labels: Tensor) -> None:
+    def consume(self, labels: Vector) -> None:
         """A contraction sums over these labels: removing them removes terms of the sum."""
-        self.consumed.append(np.unique(labels.numpy()))
+        self.consumed.append(labels)
+
+    def vector(self, labels: Vector) -> int:
+        """The number of a label vector, for the leaf "how many of these are kept"."""
+        key = labels.tobytes()
+        if key not in self._vector_ids:
+            self._vector_ids[key] = len(self.vectors)
+            self.vectors.append(labels)
+        return self._vector_ids[key]
+
+    def equate(self, left: Tree, right: Tree, reason: Reason) -> None:
+        self.equations.append(Equation(left, right, reason))
 
 
 def user_line() -> str:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from neuroprune.graph.interpret import interpret
-from neuroprune.graph.units import Group, Refusal, group_units
+from neuroprune.graph.records import Reason, Records
+from neuroprune.graph.resolve import Components, resolve
+from neuroprune.graph.solve import System, build_system
+from neuroprune.graph.units import Group, Owner, Refusal, group_units
 
 
 @dataclass(frozen=True)
 class Trace:
-    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, with the reason."""
+    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, with the reason.
+
+    ``system`` holds the equations between counts of kept units and the sizes written in the model's code.
+    """
 
     groups: tuple[Group, ...]
     refused: tuple[Refusal, ...]
+    system: System
+    owners: tuple[Owner, ...] = field(repr=False, default=())
+    components: Components | None = field(repr=False, default=None)
+    records: Records | None = field(repr=False, default=None)
 
     def group(self, name: str) -> Group:
         return next(g for g in self.groups if g.name == name)
@@ -25,8 +35,18 @@ class Trace:
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
     """Run ``model`` once on fake tensors and find its removable units. The model is left as it was.
 
-    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments. Raises UserError when
-    the model fails on them or its control flow depends on their values.
+    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments, or a list of several such
+    calls, whose findings are merged. Raises UserError when the model fails on them or its control flow depends
+    on their values.
     """
-    mode = interpret(model, example_inputs)
-    return Trace(*group_units(mode.records, mode.owners, mode.next_label))
+    mode, attributes = interpret(model, example_inputs)
+    components = resolve(mode.records)
+    groups, refused = group_units(mode.records, mode.owners, components)
+    system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
+    refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))
+    return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.records)
+
+
+def _held(group: Group, reason: Reason) -> Refusal:
+    first = group.slices[0]
+    return Refusal(first.tensor, first.dim, reason.operator, reason.module, reason.where, reason.text)

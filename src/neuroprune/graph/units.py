@@ -1,16 +1,15 @@
-"""From ties and pins to units (what must go together) and groups (units of the same footprint)."""
+"""From components to units (what must go together) and groups (units of the same footprint)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from neuroprune.graph.records import Reason, Records
+from neuroprune.graph.records import Records
+from neuroprune.graph.resolve import Components
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +23,20 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Interchangeable units, named after the first tensor they cut; removing a unit removes all its slices."""
+    """Interchangeable units, named after the first tensor they cut; removing a unit removes all its slices.
+
+    ``kind``: ``channel``, ``head`` (an attention head or key-value group), ``head_dim`` (the same place in every
+    head) or ``conv_group``. ``statistics``: what is kept is normalised over the kept units (layer norm, say), so
+    its values change. Groups of heads and head dimensions cut the same tensors: what stays is the rectangle.
+    """
 
     name: str
     size: int
     slices: tuple[Slice, ...]
+    kind: str = "channel"
+    statistics: bool = False
+    #: the basic component of each unit, for whoever reads the trace's labels
+    components: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -46,86 +54,165 @@ class Refusal:
 Owner = tuple[str, int, int, int]  # tensor name, dim, first label, count
 
 
-def components(records: Records, labels: int) -> np.ndarray:
-    """Component number of every label 0..labels-1."""
-    if not records.ties:
-        return np.arange(labels)
-    left = np.concatenate([a for a, _ in records.ties])
-    right = np.concatenate([b for _, b in records.ties])
-    graph = coo_array((np.ones(left.size, dtype=np.int8), (left, right)), shape=(labels, labels))
-    return np.asarray(connected_components(graph, directed=False)[1])
-
-
-def reasons(records: Records, component: np.ndarray) -> dict[int, Reason]:
-    """Pinned components, each with the first reason met."""
-    first: dict[int, Reason] = {}
-    for labels, reason in records.pins:
-        for number in np.unique(component[labels]):
-            first.setdefault(int(number), reason)
-    return first
-
-
 def group_units(
-    records: Records, owners: Sequence[Owner], labels: int
+    records: Records, owners: Sequence[Owner], components: Components
 ) -> tuple[tuple[Group, ...], tuple[Refusal, ...]]:
     """Free components become units, units of equal footprint a group; the rest is refused with its reason."""
-    component = components(records, labels)
-    pinned = reasons(records, component)
-    consumed = np.zeros(component.max(initial=0) + 1, dtype=bool)
-    for used in records.consumed:
-        consumed[component[used]] = True
-    footprint: dict[int, list[tuple[int, int]]] = defaultdict(list)  # component -> (owner, index)
-    for number, (_, _, first, count) in enumerate(owners):
-        for index, part in enumerate(component[first : first + count].tolist()):
-            footprint[part].append((number, index))
-    return _groups(owners, footprint, pinned, consumed), _refusals(owners, component, pinned)
+    place = _owned(owners, components)
+    free = _free(records, components)
+    signature = _signatures(records, components, place)
+    refused = _refusals(owners, components, place, free)
+    return _groups(records, owners, components, place, signature, free), refused
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """One row per (basic component, owner, index): where in the model's tensors a component sits; sorted."""
+
+    base: np.ndarray
+    owner: np.ndarray
+    index: np.ndarray
+
+
+def _owned(owners: Sequence[Owner], components: Components) -> _Places:
+    if not owners:
+        return _Places(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    counts = np.array([count for *_, count in owners])
+    labels = np.concatenate([np.arange(first, first + count) for *_, first, count in owners])
+    owner = np.repeat(np.arange(len(owners)), counts)
+    index = np.concatenate([np.arange(count) for count in counts])
+    position, base = components.bases(labels)
+    order = np.lexsort((index[position], owner[position], base))
+    return _Places(base[order], owner[position][order], index[position][order])
+
+
+def _free(records: Records, components: Components) -> np.ndarray:
+    """Per component: it is not pinned, and a sum consumes it. What no sum consumes was lost on the way."""
+    free = np.zeros(components.start.size - 1, dtype=bool)
+    for labels in records.consumed:
+        free[components.bases(labels)[1]] = True
+    free[list(components.pinned)] = False
+    return free
+
+
+def _signatures(records: Records, components: Components, place: _Places) -> np.ndarray:
+    """Per component a hash over (owner, how many indices), (counted vector, how many) and roles in products.
+
+    Components with equal signatures are interchangeable. Sums of mixed 64-bit hashes: equal sets give equal
+    sums, and different ones collide with probability about n^2 / 2^64.
+    """
+    size = components.start.size - 1
+    total = np.zeros(size, dtype=np.uint64)
+    _add(total, place.base, place.owner, 1)
+    for number, vector in enumerate(records.vectors):
+        base = components.bases(vector)[1]
+        _add(total, base, np.full(base.size, number), 2)
+    _add(total, *components.roles, 3)
+    return total
+
+
+def _add(total: np.ndarray, base: np.ndarray, key: np.ndarray, salt: int) -> None:
+    if not base.size:
+        return
+    span = np.int64(key.max() + 1)
+    pairs, counts = np.unique(base.astype(np.int64) * span + key, return_counts=True)
+    hashed = _mix((pairs % span).astype(np.uint64) * np.uint64(4) + np.uint64(salt))
+    np.add.at(total, pairs // span, _mix(hashed ^ (counts.astype(np.uint64) << np.uint64(20))))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
+    x = (x + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _groups(
+    records: Records,
     owners: Sequence[Owner],
-    footprint: dict[int, list[tuple[int, int]]],
-    pinned: dict[int, Reason],
-    consumed: np.ndarray,
+    components: Components,
+    place: _Places,
+    signature: np.ndarray,
+    free: np.ndarray,
 ) -> tuple[Group, ...]:
-    families: dict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = defaultdict(list)
-    for number, places in footprint.items():
-        if number in pinned or not consumed[number]:
-            continue  # a label that no sum consumes was lost on the way: never cut it
-        unit: dict[int, list[int]] = defaultdict(list)
-        for owner, index in places:
-            unit[owner].append(index)
-        families[tuple((owner, len(indices)) for owner, indices in sorted(unit.items()))].append(unit)
-    return _named(
-        [
-            (
-                owners[signature[0][0]][0],
-                tuple(
-                    Slice(owners[owner][0], owners[owner][1], np.array([unit[owner] for unit in units]))
-                    for owner, _ in signature
-                ),
-                len(units),
-            )
-            for signature, units in sorted(families.items())
-        ]
-    )
+    usable = free[place.base]
+    base, owner, index = place.base[usable], place.owner[usable], place.index[usable]
+    start = np.flatnonzero(np.r_[True, base[1:] != base[:-1]]) if base.size else np.empty(0, dtype=np.int64)
+    end = np.r_[start[1:], base.size]
+    families: dict[int, list[int]] = defaultdict(list)  # signature -> rows of ``start``
+    order = np.lexsort((index[start], owner[start])) if base.size else start
+    for row in order.tolist():
+        families[int(signature[base[start[row]]])].append(row)
+    kinds, statistics = _kinds(records, components), _touched(records.statistics, components)
+    found = []
+    for rows in families.values():
+        one = slice(start[rows[0]], end[rows[0]])
+        members = base[start[rows]]
+        spots = np.array(start)[rows][:, None] + np.arange(one.stop - one.start)
+        table = index[spots]
+        owned = owner[one]
+        slices = tuple(
+            Slice(owners[o][0], owners[o][1], table[:, owned == o]) for o in sorted(set(owned.tolist()))
+        )
+        kind = kinds.get(int(members[0]), "channel")
+        found.append((slices, len(rows), kind, bool(statistics[members].any()), members))
+    return _named(found)
 
 
-def _named(found: list[tuple[str, tuple[Slice, ...], int]]) -> tuple[Group, ...]:
+def _kinds(records: Records, components: Components) -> dict[int, str]:
+    """Kinds of components by the operators they met; partners of heads in a product are head dimensions."""
+    kinds: dict[int, str] = {}
+    for labels, kind in records.kinds:
+        for number in np.unique(components.bases(labels)[1]).tolist():
+            kinds[number] = kind if kinds.get(number) != "head" else "head"
+    counts = np.diff(components.start)
+    is_head = np.zeros(counts.size, dtype=bool)
+    is_head[[n for n, kind in kinds.items() if kind == "head"]] = True
+    whole = np.repeat(np.arange(counts.size), counts)
+    with_head = np.zeros(counts.size, dtype=bool)
+    with_head[whole[is_head[components.base]]] = True
+    for part in np.unique(components.base[(with_head & (counts > 1))[whole]]).tolist():
+        kinds.setdefault(part, "head_dim")
+    return kinds
+
+
+def _touched(vectors: Sequence[np.ndarray], components: Components) -> np.ndarray:
+    touched = np.zeros(components.start.size - 1, dtype=bool)
+    for labels in vectors:
+        touched[components.bases(labels)[1]] = True
+    return touched
+
+
+def _named(found: list[tuple[tuple[Slice, ...], int, str, bool, np.ndarray]]) -> tuple[Group, ...]:
     """Groups named after their first tensor; a second group of the same tensor gets ``#2``."""
     seen: dict[str, int] = defaultdict(int)
     groups = []
-    for tensor, slices, size in found:
-        name = tensor.removesuffix(".weight")
+    for slices, size, kind, statistics, members in found:
+        name = slices[0].tensor.removesuffix(".weight")
         seen[name] += 1
-        groups.append(Group(name if seen[name] == 1 else f"{name}#{seen[name]}", size, slices))
+        full = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        groups.append(Group(full, size, slices, kind, statistics, members))
     return tuple(groups)
 
 
-def _refusals(owners: Sequence[Owner], component: np.ndarray, pinned: dict[int, Reason]) -> tuple[Refusal, ...]:
+def renamed(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The same groups, named anew (some of a tensor's groups were taken out)."""
+    return _named([(g.slices, g.size, g.kind, g.statistics, g.components) for g in groups])
+
+
+def _refusals(
+    owners: Sequence[Owner], components: Components, place: _Places, free: np.ndarray
+) -> tuple[Refusal, ...]:
+    """One line per tensor dimension that holds something pinned, with the first reason."""
+    stuck = ~free[place.base]
+    pairs = np.unique(np.stack([place.owner[stuck], place.base[stuck]], axis=1), axis=0)
+    first: dict[int, int] = {}
+    for owner, base in pairs.tolist():
+        if base in components.pinned:
+            first.setdefault(owner, base)
     out = []
-    for tensor, dim, first, count in owners:
-        numbers = np.unique(component[first : first + count])
-        why = next((pinned[int(n)] for n in numbers if int(n) in pinned), None)
-        if why is not None:
-            out.append(Refusal(tensor, dim, why.operator, why.module, why.where, why.text))
+    for owner, base in sorted(first.items()):
+        why, (tensor, dim, *_) = components.pinned[base], owners[owner]
+        out.append(Refusal(tensor, dim, why.operator, why.module, why.where, why.text))
     return tuple(out)

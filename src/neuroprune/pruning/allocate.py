@@ -14,11 +14,23 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
-from neuroprune.pruning.plan import GroupDecision, Plan, fingerprint
+from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
 from neuroprune.pruning.score import Scores
 from neuroprune.pruning.surgery import attribute_edits
 
 Scope = Literal["local", "global"]
+Granularity = Literal["channel", "filter", "neuron", "rows", "head", "head_dim", "conv_group"]
+
+#: granularity -> kinds of groups it cuts
+KINDS: dict[str, tuple[str, ...]] = {
+    "channel": ("channel", "head", "head_dim", "conv_group"),
+    "filter": ("channel", "head", "head_dim", "conv_group"),
+    "neuron": ("channel", "head", "head_dim", "conv_group"),
+    "rows": ("channel",),
+    "head": ("head",),
+    "head_dim": ("head_dim",),
+    "conv_group": ("conv_group",),
+}
 
 
 def allocate(
@@ -28,6 +40,7 @@ def allocate(
     ratio: float,
     *,
     scope: Scope = "local",
+    granularity: Granularity = "channel",
     round_to: int = 1,
     minimum: int = 1,
     keep: Sequence[str] = (),
@@ -37,23 +50,41 @@ def allocate(
     """Remove about ``ratio`` of the units with the lowest scores.
 
     ``local``: the same ratio in every group; ``global``: one threshold for all groups (scores have mean 1 in
-    each). Kept counts are rounded up to a multiple of ``round_to`` and never under ``minimum``. ``keep``:
-    patterns (``layer1.*``) of groups or tensors that stay whole. With the same scores a larger ratio removes
-    a superset, so plans are nested. Raises UserError for options out of range.
+    each). ``granularity``: which groups; ``channel``, ``filter`` and ``neuron`` are three names for all of them,
+    ``rows`` removes runs of ``round_to`` consecutive channels. Kept counts are rounded up to a multiple of
+    ``round_to`` and never under ``minimum``. ``keep``: patterns (``layer1.*``) of groups or tensors that stay
+    whole. With the same scores a larger ratio removes a superset unless sizes in the model's code force other
+    counts. Raises UserError for options out of range.
     """
-    _check(ratio, scope, round_to, minimum)
-    free = [g for g in trace.groups if not _kept(g, keep)]
-    wanted = _global_counts(free, scores, ratio) if scope == "global" else _local_counts(free, ratio)
+    _check(ratio, scope, round_to, minimum, granularity)
+    free = [g for g in trace.groups if not _kept(g, keep) and g.kind in KINDS[granularity]]
+    removed = _global_counts(free, scores, ratio) if scope == "global" else _local_counts(free, ratio)
+    wanted = {g.name: g.size - _rounded(g, removed.get(g.name, 0), round_to, minimum) for g in trace.groups}
+    names = {g.name for g in free}
+    admissible = {g.name: _admissible(g, g.name in names, round_to, minimum) for g in trace.groups}
+    kept = trace.system.choose(wanted, admissible)
+    run = round_to if granularity == "rows" else 1
     decisions = []
     for group in trace.groups:
-        removed = _rounded(group.size, wanted.get(group.name, 0), round_to, minimum)
-        reason = "kept by the user" if group not in free else f"{scope} ratio {ratio:g}"
-        decisions.append(_decide(group, scores[group.name], removed, criterion, reason, constraint))
+        reason = f"{scope} ratio {ratio:g}"
+        if group.name not in names:
+            reason = "kept by the user" if _kept(group, keep) else f"not cut at granularity {granularity}"
+        elif kept[group.name] != wanted[group.name]:
+            reason += f", {kept[group.name]} kept to fit the sizes written in the model's code"
+        count = group.size - kept[group.name]
+        decisions.append(_decide(group, scores[group.name], count, criterion, reason, constraint, run))
     return build_plan(model, trace, decisions)
 
 
 def build_plan(model: nn.Module, trace: Trace, decisions: Sequence[GroupDecision]) -> Plan:
-    """The plan that removes ``decision.removed`` of each group."""
+    """The plan that removes ``decision.removed`` of each group, with every size in the model's code made right.
+
+    Where no sizes fit these counts, the nearest counts that do are taken; groups that remove nothing stay whole.
+    """
+    edits = trace.system.edits({d.group: len(d.kept) for d in decisions})
+    if edits is None:
+        decisions = _settled(trace, decisions)
+        edits = trace.system.edits({d.group: len(d.kept) for d in decisions}) or ()
     gone: dict[str, dict[int, set[int]]] = {}
     for decision in decisions:
         if not decision.removed:
@@ -65,10 +96,33 @@ def build_plan(model: nn.Module, trace: Trace, decisions: Sequence[GroupDecision
         name: {dim: tuple(sorted(indices)) for dim, indices in sorted(dims.items())}
         for name, dims in sorted(gone.items())
     }
-    return Plan(fingerprint(model), removed, attribute_edits(model, removed), tuple(decisions))
+    solved = [AttributeEdit(e.module, e.path, e.before, e.after) for e in edits]
+    return Plan(fingerprint(model), removed, attribute_edits(model, removed, solved), tuple(decisions))
 
 
-def _check(ratio: float, scope: str, round_to: int, minimum: int) -> None:
+def _settled(trace: Trace, decisions: Sequence[GroupDecision]) -> list[GroupDecision]:
+    """The same decisions with the nearest counts for which the sizes in the model's code can be made right."""
+    groups = {g.name: g for g in trace.groups}
+    wanted = {d.group: len(d.kept) for d in decisions}
+    whole = {d.group: [groups[d.group].size] for d in decisions if not d.removed}
+    kept = trace.system.choose(wanted, whole)
+    out = []
+    for d in decisions:
+        group, count = groups[d.group], groups[d.group].size - kept[d.group]
+        if count == len(d.removed):
+            out.append(d)
+            continue
+        reason = f"{d.reason}, {kept[d.group]} kept to fit the sizes written in the model's code"
+        scores = np.asarray(d.scores)
+        out.append(_decide(group, scores, count, d.criterion, reason, d.constraint, 1))
+    return out
+
+
+def _check(ratio: float, scope: str, round_to: int, minimum: int, granularity: str) -> None:
+    if granularity not in KINDS:
+        guess = nearest(granularity, list(KINDS))
+        hint = f"did you mean {guess!r}? " if guess else ""
+        raise UserError(f"unknown granularity {granularity!r}", mend=f"{hint}use one of {', '.join(KINDS)}, block")
     if not 0 <= ratio < 1:
         raise UserError("the ratio must be at least 0 and below 1", value=ratio, mend="0.5 removes half")
     if scope not in ("local", "global"):
@@ -110,17 +164,33 @@ def _global_counts(groups: Sequence[Group], scores: Scores, ratio: float) -> dic
     return {group.name: int(count) for group, count in zip(groups, counts, strict=True)}
 
 
-def _rounded(size: int, removed: int, round_to: int, minimum: int) -> int:
-    kept = max(size - removed, min(minimum, size))
-    return size - min(size, math.ceil(kept / round_to) * round_to)
+def _rounded(group: Group, removed: int, round_to: int, minimum: int) -> int:
+    """How many to remove when the kept ones are rounded up; heads and groups are counted one by one."""
+    kept = max(group.size - removed, min(minimum, group.size))
+    step = 1 if group.kind in ("head", "conv_group") else round_to
+    return group.size - min(group.size, math.ceil(kept / step) * step)
+
+
+def _admissible(group: Group, free: bool, round_to: int, minimum: int) -> list[int]:
+    if not free:
+        return [group.size]
+    step = 1 if group.kind in ("head", "conv_group") else round_to
+    least = min(minimum, group.size)
+    return [k for k in range(step, group.size, step) if k >= least] + [group.size]
 
 
 def _decide(
-    group: Group, scores: np.ndarray, count: int, criterion: str, reason: str, constraint: str
+    group: Group, scores: np.ndarray, count: int, criterion: str, reason: str, constraint: str, run: int
 ) -> GroupDecision:
-    order = np.argsort(scores, kind="stable")
+    """Remove the ``count`` lowest units; with ``run`` > 1 in runs of so many consecutive ones, by their mean."""
+    ranked = scores
+    if run > 1:
+        whole = group.size // run * run
+        means = scores[:whole].reshape(-1, run).mean(axis=1)
+        ranked = np.concatenate([np.repeat(means, run), np.full(group.size - whole, np.inf)])
+    order = np.argsort(ranked, kind="stable")
     removed, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
-    threshold = float(scores[order[count]]) if count < group.size else float("inf")
+    threshold = float(ranked[order[count]]) if count < group.size else float("inf")
     return GroupDecision(
         group.name,
         criterion,

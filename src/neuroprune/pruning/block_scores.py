@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
 from neuroprune.base.registry import Registry, nearest
-from neuroprune.graph.interpret import as_call, tensors_in
+from neuroprune.graph.interpret import as_calls, tensors_in
 from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.bypass import Bypass, names_of, own_parameters, without
 from neuroprune.pruning.criteria import CRITERIA, Criterion
@@ -138,9 +138,9 @@ def output_change(model: nn.Module, blocks: Sequence[Block], inputs: Any) -> dic
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    args, kwargs = as_call(inputs)
     with evaluation(model):
-        return [t for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
+        outputs = [model(*args, **kwargs) for args, kwargs in as_calls(inputs)]
+    return [t for t in tensors_in(outputs) if t.is_floating_point()]
 
 
 def _watch(

@@ -23,7 +23,7 @@ from neuroprune.graph.interpret import tensors_in
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.bypass import is_inside, names_of, own_parameters
-from neuroprune.pruning.verify import awake, double_inputs, run_users_model
+from neuroprune.pruning.verify import awake, double_inputs, outputs_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -295,7 +295,7 @@ def _noise(inputs: Any, seed: int) -> Any:
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> None:
     try:
-        run_users_model(model, inputs, seed)
+        outputs_of(model, inputs, seed)
     except Exception as error:
         raise UserError(
             f"the model fails on the example inputs: {type(error).__name__}: {error}",

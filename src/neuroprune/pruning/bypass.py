@@ -10,12 +10,14 @@ import ast
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.pruning.plan import AttributeEdit, Plan
 
 Route = tuple[Any, ...] | None
 _PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
@@ -146,6 +148,13 @@ def names_left(model: nn.Module, blocks: Iterable[str]) -> dict[int, list[str]]:
     return {key: [name for name in names if not is_inside(name, gone)] for key, names in every.items()}
 
 
+def edits_left(dense: nn.Module, plan: Plan) -> list[AttributeEdit]:
+    """The edits of ``plan`` on modules that stay when its blocks go, under a name that stays."""
+    left = names_left(dense, plan.bypassed)
+    pairs = [(edit, left[id(dense.get_submodule(edit.module))]) for edit in plan.attributes]
+    return [edit if edit.module in names else replace(edit, module=names[0]) for edit, names in pairs if names]
+
+
 def check_bypasses(model: nn.Module, bypassed: Mapping[str, str]) -> None:
     """Raises UserError where ``model`` lacks a block, or a line is no expression of arguments."""
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -190,4 +199,6 @@ def put_back(model: nn.Module, bypassed: Iterable[str], dense: nn.Module) -> Non
     left = {key: names[0] for key, names in names_left(dense, bypassed).items() if names}
     shared: dict[int, Any] = {key: ours[name] for key, name in left.items() if name in ours}
     blocks = {name: copy.deepcopy(dense.get_submodule(name), dict(shared)) for name in bypassed}
+    for name, block in blocks.items():
+        block.train(model.get_submodule(name).training)
     _replace(model, {id(model.get_submodule(name)): block for name, block in blocks.items()})

@@ -13,7 +13,7 @@ from torch import nn
 from neuroprune.base.errors import CutRefused, UserError
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
-from neuroprune.pruning.allocate import Scope, allocate, build_plan, check_patterns
+from neuroprune.pruning.allocate import Granularity, Scope, allocate, build_plan, check_patterns
 from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.score import score
 from neuroprune.pruning.statistics import Statistics
@@ -38,6 +38,7 @@ def prune(
     *,
     criterion: str = "l2",
     scope: Scope = "local",
+    granularity: Granularity = "channel",
     round_to: int = 1,
     keep: Sequence[str] = (),
     statistics: Statistics | None = None,
@@ -60,7 +61,7 @@ def prune(
     check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)
     plan = allocate(
-        model, found, scores, ratio, scope=scope, round_to=round_to, keep=keep, criterion=criterion,
+        model, found, scores, ratio, scope=scope, granularity=granularity, round_to=round_to, keep=keep, criterion=criterion,
         constraint=f"ratio={ratio:g}",
     )  # fmt: skip
     plan, verification, refused = prove(model, found, plan, example_inputs)
@@ -79,7 +80,7 @@ def prove(
     (a size written into a block's code spoils all of them, and nothing else), then one by one. ``model`` is not
     touched.
     """
-    verification = verify(model, plan, example_inputs)
+    verification = verify(model, plan, example_inputs, found=found)
     if verification.exact:
         return plan, verification, ()
     decisions = [_whole(decision, "not tried yet") for decision in plan.decisions]
@@ -88,7 +89,7 @@ def prove(
     def attempt(indices: Sequence[int]) -> Verification:
         """Take these groups in, if the network then still computes what the masked dense one computes."""
         wider = [plan.decisions[i] if i in indices else d for i, d in enumerate(decisions)]
-        tried = verify(model, build_plan(model, found, wider), example_inputs)
+        tried = verify(model, build_plan(model, found, wider), example_inputs, found=found)
         if tried.exact:
             decisions[:] = wider
         return tried
@@ -102,7 +103,7 @@ def prove(
                 decisions[index] = _whole(plan.decisions[index], f"not proven exact: {alone.problem}")
                 refused.append(_refusal(found, plan.decisions[index], alone))
     proven = build_plan(model, found, decisions)
-    return proven, verify(model, proven, example_inputs), tuple(refused)
+    return proven, verify(model, proven, example_inputs, found=found), tuple(refused)
 
 
 def _families(decisions: Sequence[GroupDecision]) -> list[list[int]]:
@@ -136,5 +137,5 @@ def provable(model: nn.Module, found: Trace, example_inputs: Any) -> Trace:
         refused = prove(model, found, plan, example_inputs)[2]
         lost = {(r.parameter, r.dim) for r in refused}
         groups = tuple(g for g in found.groups if (g.slices[0].tensor, g.slices[0].dim) not in lost)
-        found = Trace(groups, found.refused + refused)
+        found = replace(found, groups=groups, refused=found.refused + refused)
     return found

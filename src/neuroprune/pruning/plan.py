@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import read_json, write_json
+from neuroprune.pruning.paths import parse
 
 SCHEMA = 1
 SCHEMA_OF_BYPASSES = 2  # an older version must refuse such a plan, not overlook the blocks
@@ -20,7 +22,11 @@ SCHEMA_OF_BYPASSES = 2  # an older version must refuse such a plan, not overlook
 
 @dataclass(frozen=True)
 class AttributeEdit:
-    """An integer that a module keeps about its own size, before and after the cut."""
+    """A size that a module keeps in Python, before and after the cut.
+
+    ``name``: an attribute of ``module`` or a path below it, as `neuroprune.pruning.paths` reads them:
+    ``num_heads``, ``split_sizes[1]``, ``config.num_heads``, ``table['a'][0]``.
+    """
 
     module: str
     name: str
@@ -104,11 +110,11 @@ class Plan:
             )
         try:
             removed = {
-                str(name): {int(dim): tuple(int(i) for i in indices) for dim, indices in dims.items()}
+                str(name): {int(dim): _ascending(indices) for dim, indices in dims.items()}
                 for name, dims in data["removed"].items()
             }
             decisions = tuple(_decision(d) for d in data["decisions"])
-            attributes = tuple(AttributeEdit(**edit) for edit in data["attributes"])
+            attributes = tuple(_edit(e) for e in data["attributes"])
             bypassed = {str(name): str(returns) for name, returns in data.get("bypassed", {}).items()}
             return cls(str(data["fingerprint"]), removed, attributes, decisions, bypassed)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -124,6 +130,21 @@ class Plan:
         return cls.from_json(read_json(Path(path)), where=str(path))
 
 
+def _ascending(indices: list[int]) -> tuple[int, ...]:
+    found = tuple(int(i) for i in indices)
+    if not found or found[0] < 0 or any(a >= b for a, b in pairwise(found)):
+        raise ValueError(f"these indices are not ascending: {indices[:5]}")
+    return found
+
+
+def _edit(data: dict[str, Any]) -> AttributeEdit:
+    edit = AttributeEdit(**data)
+    parse(edit.name)
+    if not all(isinstance(value, int) for value in (edit.before, edit.after)):
+        raise ValueError(f"{edit.module}.{edit.name} is set to something that is no size")
+    return edit
+
+
 def _decision(data: dict[str, Any]) -> GroupDecision:
     fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
     return GroupDecision(**fields)
@@ -131,5 +152,10 @@ def _decision(data: dict[str, Any]) -> GroupDecision:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over names and shapes of all parameters and buffers: which architecture, not which weights."""
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(state: Mapping[str, Any]) -> str:
+    """The same from a state dict; extra state, which is no tensor, does not count."""
+    shapes = {name: list(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()

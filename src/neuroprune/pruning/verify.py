@@ -1,25 +1,24 @@
-"""The oracle: a cut is right when the smaller network computes what the masked dense network computes.
-
-The reference shares nothing with the engine but the plan's indices: it zeroes those slices of the dense
-network's tensors (and all own parameters of a block that goes) and runs it at full size, in float64.
-"""
+"""The oracle: a cut is right when the smaller network computes what the masked dense network computes."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
-from neuroprune.graph.interpret import as_call, tensors_in
+from neuroprune.graph.interpret import as_calls, tensors_in
 from neuroprune.graph.records import user_line_of
-from neuroprune.pruning.bypass import silence
+from neuroprune.graph.trace import Trace, trace
 from neuroprune.pruning.plan import Plan
-from neuroprune.pruning.surgery import apply, masked, named_tensors
+from neuroprune.pruning.reference import masked_outputs, zeroed
+from neuroprune.pruning.surgery import apply, named_tensors
 
 TOLERANCE = 1e-9
 
@@ -29,6 +28,8 @@ class Verification:
     """``max_relative_error``: largest difference over the largest magnitude of the same output tensor.
 
     ``problem`` says what is wrong where ``exact`` is False; ``where``: ``file:line`` of the user's code, if known.
+    ``groups``: for each group that was cut, ``exact`` (equal to the dense network with weights zeroed) or
+    ``statistics`` (equal to the dense network masked after every operator, with norms over the kept channels).
     """
 
     max_relative_error: float
@@ -36,30 +37,67 @@ class Verification:
     exact: bool
     problem: str = ""
     where: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def statistics(self) -> bool:
+        """Some kept values are normalised over fewer channels than in the dense network."""
+        return "statistics" in self.groups.values()
 
 
-def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, seed: int = 0) -> Verification:
+def verify(
+    model: nn.Module, plan: Plan, example_inputs: Any, *, found: Trace | None = None, seed: int = 0
+) -> Verification:
     """Compare cut and masked copies of ``model`` in float64, at the given batch size and one larger.
 
     Constant tensors (zero-initialised scales, say) are replaced by noise first: where everything is zero,
-    equality proves nothing. ``model`` itself is not touched.
+    equality proves nothing. ``found``: the model's trace, if there is one. ``model`` itself is not touched.
     """
     dense = awake(copy.deepcopy(model).double(), seed)
-    reference = copy.deepcopy(dense)
-    for name, tensor in named_tensors(reference).items():
-        tensor.data = masked(tensor.data, plan.removed.get(name, {}))
-    silence(reference, plan.bypassed)
-    small = apply(plan, dense)
+    try:
+        small = apply(plan, copy.deepcopy(dense))
+    except UserError as error:
+        return Verification(float("inf"), 0, False, f"the plan cannot be applied: {error.what}")
+    calls = _widened(double_inputs(example_inputs, seed), copy.deepcopy(dense))  # a call may leave traces
+    cut = [d.group for d in plan.decisions if d.removed]
+    changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
+    result = None if changed else _compare_all(zeroed(dense, plan), small, calls, seed)
+    if result is None or (not result.exact and not result.where and result.values and plan.removed):
+        found = found or trace(model, example_inputs)
+        changed = {g.name for g in found.groups if g.statistics} & set(cut) or set(cut)
+        result = _compare_masked(zeroed(dense, plan), found, plan, small, calls, seed)
+        return replace(result, groups={name: "statistics" if name in changed else "exact" for name in cut})
+    return replace(result, groups=dict.fromkeys(cut, "exact"))
+
+
+def _compare_all(reference: nn.Module, small: nn.Module, calls: list[Any], seed: int) -> Verification:
+    expected = [outputs_of(reference, inputs, seed) for inputs in calls]
+    return _against(expected, small, calls, seed)
+
+
+def _compare_masked(
+    reference: nn.Module, found: Trace, plan: Plan, small: nn.Module, calls: list[Any], seed: int
+) -> Verification:
+    try:
+        expected = [masked_outputs(reference, found, plan, inputs, seed) for inputs in calls]
+    except Exception as error:
+        problem = f"the masked reference cannot be computed: {type(error).__name__}: {error}"
+        return Verification(float("inf"), 0, False, problem, user_line_of(error))
+    return _against(expected, small, calls, seed)
+
+
+def _against(expected: list[Any], small: nn.Module, calls: list[Any], seed: int) -> Verification:
     worst, values = 0.0, 0
-    for inputs in _widened(double_inputs(example_inputs, seed), reference):
+    for reference, inputs in zip(expected, calls, strict=True):
         try:
-            expected, got = (tensors_in(run_users_model(net, inputs, seed)) for net in (reference, small))
+            got = tensors_in(outputs_of(small, inputs, seed))
         except Exception as error:
             problem = f"the cut model fails: {type(error).__name__}: {error}"
             return Verification(float("inf"), values, False, problem, user_line_of(error))
-        if [t.shape for t in expected] != [t.shape for t in got]:
-            return Verification(float("inf"), values, False, "the shapes of the outputs change")
-        for a, b in zip(expected, got, strict=True):
+        wanted = tensors_in(reference)
+        if [t.shape for t in wanted] != [t.shape for t in got]:
+            return Verification(float("inf"), 0, False, "the shapes of the outputs change")
+        for a, b in zip(wanted, got, strict=True):
             worst = max(worst, relative_error(a, b))
             values += a.numel()
     exact = values > 0 and worst <= TOLERANCE
@@ -68,7 +106,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, seed: int = 0) 
 
 def relative_error(expected: Tensor, got: Tensor) -> float:
     """max |expected - got| / max |expected|; infinite where a value is not finite."""
-    if not expected.is_floating_point():
+    if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0 if torch.equal(expected, got) else float("inf")
     if not (bool(expected.isfinite().all()) and bool(got.isfinite().all())):
         return 0.0 if torch.equal(expected.nan_to_num(), got.nan_to_num()) else float("inf")
@@ -111,14 +149,22 @@ def _widened(inputs: Any, model: nn.Module) -> list[Any]:
 
     wider = tree_map(twice, inputs)
     try:
-        run_users_model(model, wider, 0)
+        outputs_of(model, wider, 0)
     except Exception:
         return [inputs]  # a fixed batch size is the model's right; one size is all that can be compared
     return [inputs, wider]
 
 
-def run_users_model(model: nn.Module, inputs: Any, seed: int) -> Any:
-    args, kwargs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, as_call(inputs))
+def outputs_of(model: nn.Module, inputs: Any, seed: int) -> list[Any]:
+    """What the model returns, one entry per example call; in evaluation mode, the random state set and put back."""
+    outputs = []
     with evaluation(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model(*args, **kwargs)
+        for args, kwargs in as_calls(inputs):
+            torch.manual_seed(seed)
+            own = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, (args, kwargs))
+            outputs.append(run_users_model(model, *own))
+    return outputs
+
+
+def run_users_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return model(*args, **kwargs)

@@ -1,8 +1,8 @@
 """What every operator rule is written with.
 
-A rule receives an :class:`OpCall` and returns, per output tensor, the factors it carries. Every factor of
-every input must be **kept** (it lives on in an output) or **consumed** (summed over); what a rule forgets is
-pinned and reported, so a sloppy rule loses compression, never correctness.
+A rule receives an :class:`OpCall` and returns, per output tensor, the labels of its dimensions. Every labelled
+dimension of every input must be **taken** (it lives on in an output, or is summed over and *consumed*); what a
+rule forgets is pinned and reported, so a sloppy rule loses compression, never correctness.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch._ops import OpOverload
 
-from neuroprune.graph.labels import Factor, Factors, align, compress
+from neuroprune.graph.labels import NO_LABELS, Labels, Spread, Vector, compress, spread
 from neuroprune.graph.records import Reason, Records
 
 
@@ -22,109 +23,160 @@ from neuroprune.graph.records import Reason, Records
 class OpCall:
     """One executed operator: its arguments by schema name, its output(s), the labels of its inputs."""
 
-    func: OpOverload
+    name: str
+    func: OpOverload | None
     args: dict[str, Any]
     outputs: list[Tensor]
-    factors_of: Callable[[Tensor], Factors]
+    labels_of: Callable[[Tensor], Labels]
     records: Records
     reason: Callable[[str], Reason]
-    settled: set[int] = field(default_factory=set)
+    settled: set[tuple[int, int]] = field(default_factory=set)
     complaint: str = "the rule for this operator does not carry this dimension on"
+    #: the operator takes a statistic over a labelled dimension (a mean, a norm): the oracle must know
+    statistical: bool = False
+    #: vectors that the sizes among the operator's arguments count (the groups of a convolution)
+    counted: dict[str, Vector] = field(default_factory=dict)
 
-    def factors(self, name: str) -> Factors:
-        """Factors of the tensor argument called ``name`` (none for an absent argument)."""
-        value = self.args.get(name)
-        return self.factors_of(value) if isinstance(value, Tensor) else ()
+    def tensor(self, which: str | Tensor) -> Tensor | None:
+        value = self.args.get(which) if isinstance(which, str) else which
+        return value if isinstance(value, Tensor) else None
 
-    def keep(self, *factors: Factor) -> None:
-        self.settled.update(map(id, factors))
+    def peek(self, which: str | Tensor, dim: int) -> Vector | None:
+        """The labels of one dimension, without saying what becomes of them."""
+        value = self.tensor(which)
+        return None if value is None or not value.dim() else self.labels_of(value).get(dim % value.dim())
 
-    def consume(self, *factors: Factor) -> None:
-        self.keep(*factors)
-        for factor in factors:
-            self.records.consume(factor.labels)
+    def take(self, which: str | Tensor, dim: int) -> Vector | None:
+        """The labels of one dimension; the rule promises to carry or consume them."""
+        value, vector = self.tensor(which), self.peek(which, dim)
+        if value is not None and vector is not None:
+            self.settled.add((id(value), dim % value.dim()))
+        return vector
 
-    def tie(self, a: Tensor, b: Tensor, text: str = "meets a dimension that cannot shrink") -> None:
+    def take_all(self, which: str | Tensor, *, but: Sequence[int] = ()) -> Labels:
+        """Labels of all dimensions except those in ``but``."""
+        value = self.tensor(which)
+        if value is None:
+            return NO_LABELS
+        dims = [dim for dim in self.labels_of(value) if dim not in but]
+        self.settled.update((id(value), dim) for dim in dims)
+        return {dim: self.labels_of(value)[dim] for dim in dims}
+
+    def consume(self, *vectors: Vector | None) -> None:
+        for vector in vectors:
+            if vector is not None:
+                self.records.consume(vector)
+
+    def tie(self, a: Vector, b: Vector, text: str = "meets a dimension that cannot shrink") -> None:
         self.records.tie(a, b, self.reason(text))
 
-    def pin(self, labels: Tensor, text: str) -> None:
-        self.records.pin(labels, self.reason(text))
+    def pin(self, labels: Vector | None, text: str) -> None:
+        if labels is not None:
+            self.records.pin(labels, self.reason(text))
 
-    def only(self, factors: Factors, dim: int) -> Factors:
-        """The factors that vary along exactly ``dim``."""
-        return tuple(f for f in factors if f.dims == {dim})
+    def statistic(self, vector: Vector | None, *, certain: bool = True) -> None:
+        """Values of kept channels depend on how many there are (``certain``), or may (sums of what is masked)."""
+        if vector is not None:
+            (self.records.statistics if certain else self.records.sums).append(vector)
+            self.statistical |= certain
 
-    def carried(self, full: Tensor, prefer: int | None = None) -> Factors:
-        """A factor from full-size labels; labels that no longer sit on any dimension are pinned.
+    def meet(self, operands: Sequence[tuple[Labels, Sequence[int]]], ndim: int) -> Labels:
+        """Elementwise combination with broadcasting of operands (labels, shape) into ``ndim`` dimensions.
 
-        Labels that vary along several dimensions (channels viewed as groups x width, say) leave a choice:
-        only one dimension may shrink, so labels are tied along the others. The choice: ``prefer``, else the
-        largest of them, else the last.
+        Labels that meet are tied; an operand that has size in a dimension but no labels there pins it.
         """
-        factor = compress(full)
-        if factor is None:
-            return ()
-        if not factor.dims:
-            self.pin(factor.labels, "one index is taken out, so it cannot be removed")
-            return ()
-        if len(factor.dims) > 1:
-            factor = self.straighten(factor, prefer)
-        return (factor,)
+        out: dict[int, Vector] = {}
+        for dim in range(ndim):
+            met = [
+                labels.get(dim - ndim + len(shape))
+                for labels, shape in operands
+                if dim - ndim + len(shape) >= 0 and shape[dim - ndim + len(shape)] > 1
+            ]
+            present = [vector for vector in met if vector is not None]
+            if not present:
+                continue
+            if len(present) < len(met):
+                for vector in present:
+                    self.pin(vector, "meets a tensor whose size there cannot shrink")
+                continue  # what is pinned need not be carried on
+            for other in present[1:]:
+                self.tie(present[0], other)
+            out[dim] = present[0]
+        return out
 
-    def straighten(self, factor: Factor, prefer: int | None) -> Factor:
-        """Tie the labels of ``factor`` along all its dimensions but one, and return what varies along that."""
-        shape = factor.labels.shape
-        chosen = prefer if prefer in factor.dims else max(factor.dims, key=lambda d: (shape[d], d))
-        first = factor.labels
-        for dim in factor.dims - {chosen}:
-            first = first.narrow(dim, 0, 1)
-        self.tie(factor.labels, first, "is spread over a dimension that cannot shrink")
-        return Factor(first, frozenset({chosen}))
+    def moved(
+        self, which: str | Tensor, run: Callable[[Tensor], Sequence[Tensor]], labels: Labels | None = None
+    ) -> list[Labels]:
+        """Labels of each output when ``run`` (the operator on one tensor) moves data but computes nothing."""
+        value = self.tensor(which)
+        assert value is not None
+        spreads: list[list[Spread]] = [[] for _ in self.outputs]
+        for dim, vector in (self.take_all(value) if labels is None else labels).items():
+            for found, full in zip(spreads, run(spread(vector, dim, value.shape)), strict=True):
+                moved = compress(full)
+                if moved is not None:
+                    found.append(moved)
+        return [self.place(found) for found in spreads]
 
-    def meet(self, operands: Sequence[tuple[Factors, Sequence[int]]], ndim: int) -> Factors:
-        """Elementwise combination with broadcasting of operands (factors, shape) into ``ndim`` dimensions.
+    def place(self, spreads: Sequence[Spread]) -> Labels:
+        """One vector per dimension out of labels that may vary along several, or meet in one.
 
-        Two factors on a common dimension are tied; an operand that has size there but no factor pins.
+        Labels that vary along several dimensions (channels viewed as heads x width) give each dimension labels
+        of its own: an element goes when its row or its column goes. Labels that meet in one dimension give new
+        ones, which go when any of them goes. Both are recorded as products.
         """
-        out: list[Factor] = []
-        placed = [(tuple(align(f, ndim) for f in factors), _right(shape, ndim)) for factors, shape in operands]
-        for index, (factors, _) in enumerate(placed):
-            for factor in factors:
-                others = placed[:index] + placed[index + 1 :]
-                for other_factors, other_sized in others:
-                    self._meet_one(factor, other_factors, other_sized)
-                if not any(factor.dims & seen.dims for seen in out):
-                    out.append(factor)
-                elif not any(factor.dims == seen.dims for seen in out):
-                    self.pin(factor.labels, "two differently shaped dimensions meet")
-        for factors, _ in operands:
-            self.keep(*factors)
-        return tuple(out)
+        out: dict[int, Vector] = {}
+        for cluster in _clusters(spreads):
+            dims = sorted({dim for s in cluster for dim in s.dims})
+            if not dims:
+                self.pin(cluster[0].labels, "one index is taken out, so it cannot be removed")
+                continue
+            joint = self._join([s.labels for s in cluster])
+            if len(dims) == 1:
+                out[dims[0]] = joint.flatten()
+            else:
+                out |= self._split(joint, dims)
+        return out
 
-    def _meet_one(self, factor: Factor, others: Sequence[Factor], other_sized: frozenset[int]) -> None:
-        shared = factor.dims & other_sized
-        if not shared:
-            return
-        matching = [o for o in others if o.dims & factor.dims]
-        if any(o.dims >= shared for o in matching):
-            for other in matching:
-                self.tie(factor.labels, other.labels)
-        else:
-            self.pin(factor.labels, "meets a tensor whose size there cannot shrink")
+    def _join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Labels that go when any of the parts' labels at the same place goes."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = np.broadcast_arrays(*parts)
+        key = np.zeros(arrays[0].shape, dtype=np.int64)
+        for array in arrays:
+            inverse = np.unique(key, return_inverse=True)[1].reshape(key.shape)
+            key = inverse * np.int64(self.records.next_label) + array
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        whole = self.records.fresh(first.size)
+        self.records.product(whole, *(array.ravel()[first] for array in arrays))
+        joined: np.ndarray = whole[inverse].reshape(key.shape)
+        return joined
+
+    def _split(self, joint: np.ndarray, dims: Sequence[int]) -> dict[int, Vector]:
+        """One fresh vector per dimension, whose product ``joint`` is."""
+        vectors = {dim: self.records.fresh(joint.shape[dim]) for dim in dims}
+        grid = np.meshgrid(*(vectors[dim] for dim in dims), indexing="ij")
+        self.records.product(joint.ravel(), *(axis.ravel() for axis in grid))
+        return vectors
 
 
-def _right(shape: Sequence[int], ndim: int) -> frozenset[int]:
-    """Non-broadcast dimensions of an operand, counted in the output's dimensions."""
-    extra = ndim - len(shape)
-    return frozenset(dim + extra for dim, size in enumerate(shape) if size > 1)
+def _clusters(spreads: Sequence[Spread]) -> list[list[Spread]]:
+    """Spreads that share a dimension, together."""
+    clusters: list[list[Spread]] = []
+    for s in spreads:
+        touching = [c for c in clusters if any(set(s.dims) & set(o.dims) for o in c)]
+        clusters = [c for c in clusters if c not in touching]
+        clusters.append([o for c in touching for o in c] + [s])
+    return clusters
 
 
-Rule = Callable[[OpCall], list[Factors]]
+Rule = Callable[[OpCall], list[Labels]]
 RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Decorator: this function is the rule of the ATen operators called ``names`` (without overload)."""
+    """Decorator: this function is the rule of the operators called ``names`` (ATen's, without overload)."""
 
     def add(function: Rule) -> Rule:
         for name in names:

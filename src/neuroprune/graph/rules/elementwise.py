@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from neuroprune.graph.labels import Factors
+from neuroprune.graph.labels import NO_LABELS, Labels
 from neuroprune.graph.rules._base import OpCall, rule
 
 
@@ -18,8 +18,8 @@ from neuroprune.graph.rules._base import OpCall, rule
     "contiguous", "detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "fill_", "zero_",
     "_prelu_kernel_", "rrelu_with_noise", "log_sigmoid_forward", "masked_fill", "masked_fill_",
 )  # fmt: skip
-def elementwise(op: OpCall) -> list[Factors]:
+def elementwise(op: OpCall) -> list[Labels]:
     ndim = op.outputs[0].dim()
     tensors = [value for value in op.args.values() if isinstance(value, Tensor)]
-    met = op.meet([(op.factors_of(t), t.shape) for t in tensors], ndim)
-    return [met if tuple(out.shape) == tuple(op.outputs[0].shape) else () for out in op.outputs]
+    met = op.meet([(op.take_all(t), t.shape) for t in tensors], ndim)
+    return [met if tuple(out.shape) == tuple(op.outputs[0].shape) else NO_LABELS for out in op.outputs]

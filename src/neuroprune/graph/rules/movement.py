@@ -4,115 +4,180 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from neuroprune.graph.labels import Factor, Factors
+from neuroprune.graph.labels import NO_LABELS, Labels, nothing
 from neuroprune.graph.rules._base import OpCall, rule
 
 
 @rule(
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
-    "flatten", "slice", "select", "split", "split_with_sizes", "unbind", "flip", "repeat", "narrow",
-    "diagonal", "pixel_shuffle", "pixel_unshuffle", "unsafe_split", "unsafe_chunk", "chunk",
-    "native_channel_shuffle", "channel_shuffle", "swapaxes", "movedim", "repeat_interleave",
+    "flatten", "select", "split", "split_with_sizes", "unbind", "flip", "repeat", "narrow", "slice",
+    "diagonal", "pixel_shuffle", "pixel_unshuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
+    "chunk", "native_channel_shuffle", "channel_shuffle", "swapaxes", "movedim", "repeat_interleave", "unfold",
+    "_reshape_alias", "tile", "rot90", "unflatten",
 )  # fmt: skip
-def movement(op: OpCall) -> list[Factors]:
-    factors = op.factors("self")
-    op.keep(*factors)
-    outputs: list[Factors] = [() for _ in op.outputs]
-    # Pixels cannot go: of channels that became pixels, all of one output channel go together.
-    prefer = op.outputs[0].dim() - 3 if op.func.overloadpacket.__name__ == "pixel_shuffle" else None
-    for factor in factors:
-        for index, moved in enumerate(_run(op, factor.full(op.args["self"].shape))):
-            outputs[index] += op.carried(moved, prefer)
-    return outputs
+def movement(op: OpCall) -> list[Labels]:
+    if op.name == "slice" and op.args.get("step", 1) != 1:
+        _tie_steps(op)
+    if op.tensor("self") is None:
+        return [NO_LABELS for _ in op.outputs]
+    return op.moved("self", lambda full: _run(op, full))
+
+
+def _tie_steps(op: OpCall) -> None:
+    """Every s-th entry is still the same entry after a cut only if runs of s entries go together."""
+    step, vector = op.args["step"], op.peek("self", op.args.get("dim", 0))
+    if vector is None:
+        return
+    start = op.args.get("start") or 0
+    if step < 0 or start >= step:
+        op.pin(vector, "is taken in steps from an odd place")
+        return
+    for offset in range(0, vector.size, step):
+        run = vector[offset : offset + step]
+        op.tie(run, run[:1], "is taken in steps")
 
 
 @rule("roll")
-def roll(op: OpCall) -> list[Factors]:
+def roll(op: OpCall) -> list[Labels]:
     """A shift by s is still a shift by s after a cut only if the s entries that wrap around all stay."""
     value, shifts = op.args["self"], op.args["shifts"]
     dims = op.args.get("dims") or []
-    for factor in op.factors("self"):
-        for shift, dim in zip(shifts, dims, strict=True):
-            if dim % value.dim() in factor.dims:
-                size = value.shape[dim]
-                wrapped = factor.labels.narrow(dim, size - shift % size, shift % size)
-                op.pin(wrapped, "wraps around when the dimension is rolled")
-    return movement(op) if dims else [()]
+    for shift, dim in zip(shifts, dims, strict=False):
+        vector = op.peek(value, dim)
+        if vector is not None:
+            size = value.shape[dim]
+            op.pin(vector[size - shift % size :], "wraps around when the dimension is rolled")
+    return movement(op) if dims else [NO_LABELS]
 
 
-@rule("index_select", "gather", "index")
-def constant_index(op: OpCall) -> list[Factors]:
-    """Indexing along dimensions that do not shrink; an index into labels would shift with the cut: pinned."""
-    source, value = op.factors("self"), op.args["self"]
+@rule("index_select")
+def index_select(op: OpCall) -> list[Labels]:
     op.complaint = "indices into this dimension would point elsewhere after a cut"
-    if op.func.overloadpacket.__name__ != "index_select":
-        return [()]
-    dim = op.args["dim"] % value.dim()
-    kept = [f for f in source if dim not in f.dims]
-    op.keep(*kept)
-    return [tuple(kept)]
+    value = op.args["self"]
+    return [op.take_all(value, but=[op.args["dim"] % max(value.dim(), 1)])]
+
+
+@rule("index", "_unsafe_index")
+def index(op: OpCall) -> list[Labels]:
+    """Advanced indexing: dimensions that are not indexed pass; indices themselves must not be labelled."""
+    op.complaint = "indices into this dimension would point elsewhere after a cut"
+    value, indices = op.args["self"], op.args["indices"]
+    if any(i is not None and (i.dtype in (torch.bool, torch.uint8) or op.labels_of(i)) for i in indices):
+        return [_behind_mask(op, value, indices)]
+    indexed = [dim for dim, i in enumerate(indices) if i is not None]
+    nought = [None if i is None else torch.zeros(tuple(i.shape), dtype=torch.int64) for i in indices]
+    passing = op.take_all(value, but=indexed)
+    return op.moved(value, lambda full: [torch.ops.aten.index(full, nought)], passing)
+
+
+def _behind_mask(op: OpCall, value: Tensor, indices: list[Tensor | None]) -> Labels:
+    """A leading boolean mask turns its dimensions into one; what stands behind them passes."""
+    masks = [i for i in indices if i is not None]
+    if len(masks) != 1 or indices[0] is None or op.labels_of(masks[0]):
+        return NO_LABELS
+    covered = masks[0].dim()
+    behind = op.take_all(value, but=range(covered))
+    return {dim - covered + 1: vector for dim, vector in behind.items()}
+
+
+@rule("gather", "take_along_dim")
+def gather(op: OpCall) -> list[Labels]:
+    """input, index and output have one rank; dimensions other than the gathered one must be equally long."""
+    op.complaint = "indices into this dimension would point elsewhere after a cut"
+    value, where = op.args["self"], op.args["index"]
+    dim = op.args["dim"] % max(value.dim(), 1)
+    shape = tuple(1 if d == dim else n for d, n in enumerate(where.shape))
+    sides = [
+        (op.take_all(value, but=[dim]), tuple(1 if d == dim else n for d, n in enumerate(value.shape))),
+        (op.take_all(where, but=[dim]), shape),
+    ]
+    return [op.meet(sides, value.dim())]
 
 
 @rule("constant_pad_nd")
-def pad(op: OpCall) -> list[Factors]:
+def pad(op: OpCall) -> list[Labels]:
     """Padded elements carry the label 0: they stay."""
-    factors = op.factors("self")
-    op.keep(*factors)
-    shape = op.args["self"].shape
-    return [tuple(g for f in factors for g in op.carried(_pad(f, f.full(shape), list(op.args["pad"]))))]
-
-
-def _pad(factor: Factor, full: Tensor, widths: list[int]) -> Tensor:
-    """Pad with 0 where the labels vary, with copies (a plain expand) where they do not."""
-    labels, shape = factor.labels, list(full.shape)
-    for i in range(0, len(widths), 2):
-        dim, (before, after) = full.dim() - 1 - i // 2, widths[i : i + 2]
-        shape[dim] += before + after
-        if dim in factor.dims:
-            flat = [0] * (2 * full.dim())
-            flat[i : i + 2] = [before, after]
-            labels = torch.nn.functional.pad(labels, flat)
-    return labels.expand(shape)
+    value, out = op.args["self"], {}
+    widths = [*op.args["pad"], *([0] * (2 * value.dim() - len(op.args["pad"])))]
+    for dim, vector in op.take_all(value).items():
+        before, after = widths[2 * (value.dim() - 1 - dim) :][:2]
+        kept = vector[max(-before, 0) : vector.size - max(-after, 0)]  # a negative width takes entries away
+        op.pin(vector[: max(-before, 0)], "is cropped")
+        op.pin(vector[vector.size - max(-after, 0) :], "is cropped")
+        out[dim] = np.pad(kept, (max(before, 0), max(after, 0)))
+    return [out]
 
 
 @rule("cat", "concatenate")
-def cat(op: OpCall) -> list[Factors]:
+def cat(op: OpCall) -> list[Labels]:
     """Along the joined dimension labels stand side by side; along the others they must agree."""
     tensors: list[Tensor] = [t for t in op.args["tensors"] if t.numel()]
     ndim = op.outputs[0].dim()
     dim = op.args.get("dim", 0) % ndim
-    across = [[f for f in op.factors_of(t) if dim not in f.dims] for t in tensors]
-    along = [[f for f in op.factors_of(t) if dim in f.dims] for t in tensors]
     shapes = [[1 if d == dim else s for d, s in enumerate(t.shape)] for t in tensors]
-    out = op.meet([(tuple(fs), shape) for fs, shape in zip(across, shapes, strict=True)], ndim)
-    if max(len(fs) for fs in along) > 1:
-        return [out]  # several directions in one dimension: left unsettled, so pinned
-    for fs in along:
-        op.keep(*fs)
-    parts = [
-        fs[0].full(t.shape) if fs else torch.zeros((), dtype=torch.int64).expand(t.shape)
-        for fs, t in zip(along, tensors, strict=True)
-    ]
-    return [out + op.carried(torch.cat(parts, dim))]
+    across = [(op.take_all(t, but=[dim]), shape) for t, shape in zip(tensors, shapes, strict=True)]
+    out = dict(op.meet(across, ndim))
+    along = [op.take(t, dim) for t in tensors]
+    if any(vector is not None for vector in along):
+        out[dim] = np.concatenate(
+            [nothing(t.shape[dim]) if v is None else v for v, t in zip(along, tensors, strict=True)]
+        )
+    return [out]
 
 
 @rule("stack")
-def stack(op: OpCall) -> list[Factors]:
+def stack(op: OpCall) -> list[Labels]:
     """A new dimension in front of ``dim``; the stacked tensors must agree in all others."""
     tensors: list[Tensor] = op.args["tensors"]
     ndim = op.outputs[0].dim()
     dim = op.args.get("dim", 0) % ndim
-    met = op.meet([(op.factors_of(t), t.shape) for t in tensors], ndim - 1)
-    return [tuple(Factor(f.labels.unsqueeze(dim), frozenset(d + (d >= dim) for d in f.dims)) for f in met)]
+    met = op.meet([(op.take_all(t), t.shape) for t in tensors], ndim - 1)
+    return [{d + (d >= dim): vector for d, vector in met.items()}]
+
+
+@rule("im2col")
+def im2col(op: OpCall) -> list[Labels]:
+    """[N, C, H, W] -> [N, C * positions of the kernel, windows]."""
+    op.complaint = "is mixed with its neighbours by the operator"
+    channels = op.take("self", op.args["self"].dim() - 3)
+    positions = int(np.prod(op.args["kernel_size"]))
+    where = op.outputs[0].dim() - 2
+    return [{where: np.repeat(channels, positions)} if channels is not None else NO_LABELS]
+
+
+@rule("col2im")
+def col2im(op: OpCall) -> list[Labels]:
+    """[N, C * positions of the kernel, windows] -> [N, C, H, W]: the positions of a channel go together."""
+    op.complaint = "is mixed with its neighbours by the operator"
+    columns = op.take("self", op.args["self"].dim() - 2)
+    if columns is None:
+        return [NO_LABELS]
+    positions = int(np.prod(op.args["kernel_size"]))
+    by_channel = columns.reshape(-1, positions)
+    op.tie(by_channel, by_channel[:, :1], "is a position of a folded window")
+    return [{op.outputs[0].dim() - 3: by_channel[:, 0].copy()}]
+
+
+@rule("view_as_complex", "view_as_real", "_conj", "real", "imag", "resolve_conj", "_fft_r2c", "_fft_c2r", "_fft_c2c")
+def complex_numbers(op: OpCall) -> list[Labels]:
+    """The pair (real, imaginary) never shrinks, nor do dimensions that are transformed; all others pass."""
+    op.complaint = "complex pairs and transformed dimensions cannot shrink"
+    fixed = {op.args["self"].dim() - 1} if op.name == "view_as_complex" else set(op.args.get("dim") or ())
+    return [op.take_all("self", but=[d % op.args["self"].dim() for d in fixed])]
+
+
+_RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "_reshape_alias", "unflatten")
 
 
 def _run(op: OpCall, labels: Tensor) -> list[Tensor]:
     """The operator on ``labels`` in place of ``self``; always a list."""
-    if op.func.overloadpacket.__name__ in ("view", "_unsafe_view", "reshape", "flatten"):
+    if op.name in _RESHAPES:
         return [labels.reshape(op.outputs[0].shape)]  # expanded labels have other strides than the value
+    assert op.func is not None
     args: dict[str, Any] = {**op.args, "self": labels}
     result = op.func(**args)
     return [result] if isinstance(result, Tensor) else list(result)

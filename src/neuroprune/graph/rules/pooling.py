@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroprune.graph.labels import Factor, Factors
+from neuroprune.graph.labels import NO_LABELS, Labels
 from neuroprune.graph.rules._base import OpCall, rule
 
 
@@ -15,37 +15,54 @@ from neuroprune.graph.rules._base import OpCall, rule
     "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad1d", "reflection_pad2d",
     "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "mkldnn_max_pool2d",
 )  # fmt: skip
-def per_channel(op: OpCall) -> list[Factors]:
+def per_channel(op: OpCall) -> list[Labels]:
     """Everything behind batch and channel is mixed spatially."""
-    spatial = {1: 1, 2: 2, 3: 3}  # how many trailing dimensions the operator works on
-    name = op.func.overloadpacket.__name__
-    trailing = next((count for digit, count in ((d, spatial[d]) for d in spatial) if f"{digit}d" in name), 2)
+    trailing = next((count for count in (1, 2, 3) if f"{count}d" in op.name), 2)
+    op.complaint = "is mixed with its neighbours by the operator"
     ndim = op.outputs[0].dim()
-    kept = tuple(f for f in op.factors("self" if "self" in op.args else "input") if max(f.dims) < ndim - trailing)
-    op.keep(*kept)
+    kept = op.take_all("self" if "self" in op.args else "input", but=range(ndim - trailing, ndim))
     return [kept for _ in op.outputs]
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "prod", "any", "all", "logsumexp",
-      "linalg_vector_norm", "norm", "cumsum", "argmax", "argmin", "topk", "sort")  # fmt: skip
-def reduction(op: OpCall) -> list[Factors]:
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(op: OpCall) -> list[Labels]:
+    """input: [N, C, *space]: channels pass."""
+    channels = op.take("input", 1)
+    return [{1: channels} if channels is not None else NO_LABELS]
+
+
+@rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm")
+def reduction(op: OpCall) -> list[Labels]:
+    """Reduced labels are consumed: the cut network reduces over what is kept."""
+    return _reduce(op, over_labels=op.name not in ("prod", "norm"))
+
+
+@rule("max", "min", "any", "all", "argmax", "argmin", "cummax", "cummin", "cumsum", "cumprod", "median",
+      "topk", "sort", "kthvalue", "mode", "logcumsumexp", "count_nonzero")  # fmt: skip
+def order_or_position(op: OpCall) -> list[Labels]:
+    """Results that name positions, or depend on the order: not over labels."""
+    return _reduce(op, over_labels=False)
+
+
+def _reduce(op: OpCall, *, over_labels: bool) -> list[Labels]:
     op.complaint = "a reduction over this dimension would change"
     value = op.args.get("self")
-    if value is None or any(out.dim() == 0 for out in op.outputs):
-        return [() for _ in op.outputs]
+    if value is None or not value.dim():
+        return [NO_LABELS for _ in op.outputs]
     ndim = value.dim()
     given = op.args.get("dim", op.args.get("dims"))
+    if given is None and op.name in ("topk", "sort", "kthvalue", "median", "mode"):
+        given = -1
     dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
     reduced = {dim % ndim for dim in dims}
-    kept = tuple(f for f in op.factors("self") if not f.dims & reduced)
-    op.keep(*kept)
-    same_rank = op.outputs[0].dim() == ndim
-    return [tuple(f if same_rank else _drop(f, reduced) for f in kept) for _ in op.outputs]
+    kept = op.take_all(value, but=sorted(reduced))
+    if over_labels:
+        for vector in (op.take(value, dim) for dim in reduced):
+            op.consume(vector)
+            op.statistic(vector, certain=op.name not in ("sum", "linalg_vector_norm"))
+    return [_without(kept, reduced) if out.dim() < ndim else kept for out in op.outputs]
 
 
-def _drop(factor: Factor, reduced: set[int]) -> Factor:
-    """The factor of a result whose reduced dimensions are gone."""
-    labels = factor.labels
-    for dim in sorted(reduced, reverse=True):
-        labels = labels.squeeze(dim)
-    return Factor(labels, frozenset(d - sum(r < d for r in reduced) for d in factor.dims))
+def _without(labels: Labels, reduced: set[int]) -> Labels:
+    """Labels of a result whose reduced dimensions are gone."""
+    return {dim - sum(r < dim for r in reduced): vector for dim, vector in labels.items()}

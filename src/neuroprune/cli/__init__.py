@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from neuroprune.base.errors import Interrupted, NeuropruneError, UserError
+from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
+from neuroprune.cli.options import (
+    Args,
+    Criterion,
+    Inputs,
+    Keep,
+    Model,
+    Out,
+    Replay,
+    Resume,
+    Set,
+    Weights,
+    guarded,
+)
 
 if TYPE_CHECKING:
     from neuroprune.base.registry import Registry
     from neuroprune.compression.artifact import VerifyReport
     from neuroprune.pipeline.recipe import Recipe
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     name="neuroprune",
@@ -33,32 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run (default: runs/NAME).")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, steps.train.epochs=3."),
-]
-Args = Annotated[
-    list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the model's constructor.")
-]
-Replay = Annotated[
-    Path | None, typer.Option("--replay", help="Take the measurements of another run: its journal.jsonl.")
-]
-
-
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Ctrl-C before or after the run itself (imports, printing) also ends with a message and exit code 130."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt as stop:
-            raise Interrupted("stopped", mend="type the same command again") from stop
-
-    return run
 
 
 @app.callback()
@@ -97,7 +80,7 @@ def run(
 @app.command()
 @guarded
 def compress(
-    model: Annotated[str, typer.Argument(help="package.module:callable, file.py:callable, timm:X, torchvision:X")],
+    model: Model,
     data: Annotated[
         str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")
     ],
@@ -106,9 +89,7 @@ def compress(
     ],
     max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 1.0,
     out: Out = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="safetensors or state dict with the trained weights.")
-    ] = None,
+    weights: Weights = None,
     arg: Args = None,
     resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning.")] = 10,
@@ -116,8 +97,8 @@ def compress(
     lr: Annotated[float, typer.Option(help="Learning rate (AdamW).")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Examples per training step.")] = 64,
     limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
-    criterion: Annotated[str, typer.Option(help="See: neuroprune list criteria")] = "activation",
-    keep: Annotated[list[str] | None, typer.Option(help="Leave layers whole, e.g. 'layer1.*'; repeatable")] = None,
+    criterion: Criterion = "activation",
+    keep: Keep = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="Threads for training.")] = 1,
     recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Write the recipe and stop.")] = False,
@@ -125,6 +106,7 @@ def compress(
     replay: Replay = None,
 ) -> None:
     """Compress a trained model to a budget: choose a recipe, write it down, run it."""
+    from neuroprune.base.files import write_text
     from neuroprune.base.nouns import Budget
     from neuroprune.pipeline.arguments import constructor_arguments, name_of
     from neuroprune.pipeline.choose import choose_recipe
@@ -148,7 +130,9 @@ def compress(
     )
     recipe = recipe_from(chosen, "the chosen recipe")
     if recipe_only:
-        _write_recipe(recipe, out)
+        path = (out or Path()) / "recipe.yaml"
+        write_text(path, recipe.text)
+        typer.echo(str(path))
         return
     _execute(recipe, out, resume, replay)
 
@@ -240,21 +224,20 @@ def list_(
 @app.command()
 @guarded
 def inspect(
-    model: Annotated[str, typer.Argument(help="package.module:callable, file.py:callable, timm:X, torchvision:X")],
-    input_: Annotated[
-        list[str], typer.Option("--input", metavar="SHAPE", help="1,3,32,32 (or 1,16:int64); one per input")
-    ],
+    model: Model,
+    input_: Inputs,
     arg: Args = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which units can be removed together, and what stays whole and why."""
     from neuroprune.graph import cost, trace
-    from neuroprune.pipeline.arguments import constructor_arguments, made_up_input
+    from neuroprune.pipeline.arguments import constructor_arguments, made_up_inputs
+    from neuroprune.pipeline.structure import trace_lines
     from neuroprune.pruning import provable
     from neuroprune.tasks.models import load_model
 
     network = load_model(model, kwargs=constructor_arguments(arg))
-    inputs = tuple(made_up_input(text) for text in input_)
+    inputs = made_up_inputs(input_)
     found = provable(network, trace(network, inputs), inputs)
     counted = cost(network, inputs)
     if as_json:
@@ -265,14 +248,42 @@ def inspect(
         refused = [vars(r) for r in found.refused]
         typer.echo(json.dumps({"cost": vars(counted), "groups": groups, "refused": refused}, indent=2))
         return
-    typer.echo(f"{counted.params:,} parameters, {counted.macs:,} MACs per example")
-    for group in found.groups:
-        typer.echo(f"  {group.name}: {group.size} units")
-        for part in group.slices:
-            typer.echo(f"      {part.tensor}, dimension {part.dim}")
-    for refusal in found.refused:
-        place = ", ".join(part for part in (refusal.operator, refusal.module, refusal.where) if part)
-        typer.echo(f"  stays whole: {refusal.parameter}, dimension {refusal.dim}: {refusal.reason} ({place})")
+    typer.echo("\n".join(trace_lines(found, counted)))
+
+
+@app.command()
+@guarded
+def prune(
+    model: Model,
+    input_: Inputs,
+    ratio: Annotated[float, typer.Option(help="Share of the units that goes, 0 to below 1.")] = 0.5,
+    out: Out = None,
+    weights: Weights = None,
+    arg: Args = None,
+    criterion: Criterion = "l2",
+    scope: Annotated[str, typer.Option(help="local: in every group; global: one threshold for all")] = "local",
+    granularity: Annotated[
+        str, typer.Option(help="channel (everything), head, head_dim, conv_group, or rows of --round-to channels")
+    ] = "channel",
+    round_to: Annotated[int, typer.Option(help="Keep multiples of so many units.")] = 1,
+    keep: Keep = None,
+    on_refuse: Annotated[str, typer.Option(help="report, or raise: end with exit code 2")] = "report",
+    seed: int = 0,
+) -> None:
+    """Cut a network once, without data: plan.json, model.safetensors, report.json; proven exact."""
+    from neuroprune.pipeline.arguments import constructor_arguments, default_out, made_up_inputs, name_of
+    from neuroprune.pipeline.structure import prune_into, summary_of
+    from neuroprune.tasks.models import load_model
+
+    folder, arguments = out or default_out(name_of(model)), constructor_arguments(arg)
+    facts = {"model": model, "arguments": arguments, "weights": weights and str(weights), "inputs": input_}
+    network = load_model(model, weights=weights, kwargs=arguments)
+    options = {
+        "ratio": ratio, "criterion": criterion, "scope": scope, "granularity": granularity, "round_to": round_to,
+        "keep": keep or [], "on_refuse": on_refuse, "seed": seed,
+    }  # fmt: skip
+    done = prune_into(folder, network, made_up_inputs(input_), options, facts)
+    typer.echo("\n".join(summary_of(done, folder)))
 
 
 @app.command()
@@ -309,11 +320,12 @@ def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None
     from rich.console import Console
 
     from neuroprune.base.progress import RichProgress
+    from neuroprune.pipeline.arguments import default_out, resume_command
     from neuroprune.pipeline.run import run_recipe
     from neuroprune.pipeline.summary import table_of
 
-    folder = out or _default_out(recipe.header.name, resume)
-    command = _resume_command(folder, given=out is not None)
+    folder = out or default_out(recipe.header.name, resume)
+    command = resume_command(folder, given=out is not None)
     result = run_recipe(recipe, folder, resume=resume, progress=RichProgress(), replay=replay, command=command)
     if result.results is not None:
         console = Console(width=None if sys.stdout.isatty() else 132)
@@ -324,33 +336,6 @@ def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None
         typer.echo(str(result.folder))
     sys.stdout.flush()
     result.require_met()
-
-
-def _default_out(name: str, resume: bool) -> Path:
-    """runs/NAME, runs/NAME-2, ...: the first that is free, or, to resume, the last that is there."""
-    number = 1
-    folder = Path("runs") / name
-    while folder.exists():
-        number += 1
-        following = Path("runs") / f"{name}-{number}"
-        if resume and not following.exists():
-            break
-        folder = following
-    return folder
-
-
-def _resume_command(folder: Path, *, given: bool) -> str:
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    where = [] if given else ["--out", str(folder)]
-    return shlex.join(["neuroprune", *words, *where, "--resume"])
-
-
-def _write_recipe(recipe: Recipe, out: Path | None) -> None:
-    from neuroprune.base.files import write_text
-
-    path = (out or Path()) / "recipe.yaml"
-    write_text(path, recipe.text)
-    typer.echo(str(path))
 
 
 def _registries() -> dict[str, Registry[Any]]:

@@ -1,0 +1,48 @@
+"""Options and arguments that several commands share, and what surrounds every command."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from neuroprune.base.errors import Interrupted
+
+P = ParamSpec("P")
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run (default: runs/NAME).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, steps.train.epochs=3."),
+]
+Args = Annotated[
+    list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the model's constructor.")
+]
+Model = Annotated[str, typer.Argument(help="package.module:callable, file.py:callable, timm:X, torchvision:X")]
+Weights = Annotated[Path | None, typer.Option(help="safetensors or state dict with the trained weights.")]
+Inputs = Annotated[
+    list[str],
+    typer.Option("--input", metavar="SHAPE", help="1,3,32,32 or 1,16:int64 or NAME=SHAPE; one per input"),
+]
+Keep = Annotated[list[str] | None, typer.Option(help="Leave layers whole, e.g. 'layer1.*'; repeatable")]
+Criterion = Annotated[str, typer.Option(help="See: neuroprune list criteria")]
+Replay = Annotated[
+    Path | None, typer.Option("--replay", help="Take the measurements of another run: its journal.jsonl.")
+]
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Ctrl-C before or after the run itself (imports, printing) also ends with a message and exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped", mend="type the same command again") from stop
+
+    return run

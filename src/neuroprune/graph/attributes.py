@@ -1,0 +1,122 @@
+"""Every integer that a model's modules hold, for the time of a trace replaced by one that knows its place."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
+
+#: what nn.Module keeps for itself
+_INTERNAL = frozenset(nn.Module().__dict__)
+_DEPTH = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an integer lives: module path, and a path below it such as ``sizes[1]`` or ``config.hidden_size``."""
+
+    module: str
+    path: str
+    value: int
+
+
+class Attributes:
+    """The integers of one model. ``places[n]`` is what the leaf ``("attribute", n)`` stands for."""
+
+    def __init__(self, book: Any, stand_in: Callable[[Tensor], Tensor] | None = None) -> None:
+        """``stand_in``: what takes the place of each tensor that the modules hold (None: they stay)."""
+        self.places: list[Place] = []
+        self._stand_in = stand_in
+        self._book = book
+        self._seen: dict[int, Any] = {}  # containers shared by several modules: converted once
+        self._objects: list[tuple[dict[str, Any], dict[str, Any]]] = []  # (an object's dict, as it was)
+        self._alive: list[Any] = []  # ids stay unique while their objects live
+
+    @contextlib.contextmanager
+    def installed(self, model: nn.Module) -> Iterator[None]:
+        """Replace, and put everything back afterwards: caches written during the trace go too."""
+        modules = list(model.named_modules())
+        before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in modules]
+        try:
+            for name, module in modules:
+                for held in (module._parameters, module._buffers):
+                    for key, tensor in held.items():
+                        held[key] = self._converted(tensor, name, key, 0)  # type: ignore[assignment]
+                for key, value in before_items(module):
+                    module.__dict__[key] = self._converted(value, name, key, 0)
+            yield
+        finally:
+            for current, saved in reversed(self._objects):
+                _put_back(current, saved)
+            for current, saved, buffers, parameters in before:
+                _put_back(current, saved)
+                _put_back(current["_buffers"], buffers)
+                _put_back(current["_parameters"], parameters)
+
+    def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
+        if isinstance(value, bool) or depth > _DEPTH:
+            return value
+        if isinstance(value, Tensor):
+            return value if self._stand_in is None else self._stand_in(value)
+        if type(value) is int:
+            self.places.append(Place(module, path, value))
+            return SizeInt.of(value, (ATTRIBUTE, len(self.places) - 1), self._book)
+        if type(value) is tuple or isinstance(value, torch.Size):
+            items = [self._converted(v, module, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
+            return type(value)(items)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(
+                *(self._converted(v, module, f"{path}[{i}]", depth + 1) for i, v in enumerate(value))
+            )
+        if id(value) in self._seen:
+            return self._seen[id(value)]
+        if type(value) in (list, dict) or _is_plain_object(value):
+            self._alive.append(value)
+            return self._container(value, module, path, depth)
+        return value
+
+    def _container(self, value: Any, module: str, path: str, depth: int) -> Any:
+        if type(value) is list:
+            made: Any = []
+            self._seen[id(value)] = made
+            made += [self._converted(v, module, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
+        elif type(value) is dict:
+            made = {}
+            self._seen[id(value)] = made
+            for key, v in value.items():
+                made[key] = self._converted(v, module, f"{path}[{key!r}]", depth + 1)
+        else:
+            made = self._seen[id(value)] = value
+            self._objects.append((value.__dict__, dict(value.__dict__)))
+            for key, v in list(value.__dict__.items()):
+                value.__dict__[key] = self._converted(v, module, f"{path}.{key}", depth + 1)
+        return made
+
+
+def before_items(module: nn.Module) -> list[tuple[str, Any]]:
+    """The module's own attributes: not its parameters, children, hooks and flags."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return []  # its attributes are compiled in
+    return [(key, value) for key, value in module.__dict__.items() if key not in _INTERNAL]
+
+
+def _is_plain_object(value: Any) -> bool:
+    """A configuration object, say: Python code's own, with a dict, neither a module nor something callable."""
+    if isinstance(value, (nn.Module, Tensor, type, enum.Enum, types.ModuleType, torch.Generator)):
+        return False
+    if callable(value) or type(value).__module__.split(".")[0] in ("torch", "builtins", "numpy", "collections"):
+        return False
+    return isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _put_back(current: dict[str, Any], saved: dict[str, Any]) -> None:
+    current.clear()
+    current.update(saved)

@@ -1,0 +1,208 @@
+"""Watch the sizes that the model's Python code hands to PyTorch, and write down what each must equal.
+
+A function mode sees every call before its integers are lost: ``x.shape`` answers with integers tied to labels,
+attributes bear their place (:mod:`attributes`), and each view, split, slice, norm and convolution yields an
+equation *size given == labels kept*. A number with a past that reaches a call of another kind must stay as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+from torch.utils._python_dispatch import _disable_current_modes
+
+from neuroprune.graph.attributes import Attributes
+from neuroprune.graph.expressions import COUNT, SizeFloat, SizeInt, Tree
+from neuroprune.graph.labels import Vector
+
+if TYPE_CHECKING:
+    from neuroprune.graph.interpret import LabelMode
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+_CONSTRUCTORS = _device_constructors()
+_TRANSPARENT = (torch.nn.functional, torch.functional, torch._tensor)
+_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+@dataclass
+class Call:
+    """One call of a torch function with a size handler, after it was run."""
+
+    book: ProvenanceMode
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+
+    def argument(self, index: int, key: str, default: Any = None) -> Any:
+        return self.args[index] if index < len(self.args) else self.kwargs.get(key, default)
+
+    def sizes(self, index: int, *keys: str) -> Sequence[Any]:
+        """Sizes given one by one or as one tuple, from position ``index`` on or by keyword."""
+        rest = self.args[index:] or tuple(self.kwargs[key] for key in keys if key in self.kwargs)
+        if len(rest) >= 1 and isinstance(rest[0], (tuple, list)):
+            return list(rest[0])
+        return [size for size in rest if isinstance(size, int)]
+
+
+Handler = Callable[[Call], None]
+HANDLERS: dict[str, Handler] = {}
+
+
+def sizes_of(*names: str) -> Callable[[Handler], Handler]:
+    """Decorator: this function writes the equations of the torch functions called ``names``."""
+
+    def add(function: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+class ProvenanceMode(TorchFunctionMode):
+    """Function mode above a :class:`LabelMode`."""
+
+    def __init__(self, labels: LabelMode, stand_in: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.labels = labels
+        self.attributes = Attributes(self, stand_in)
+        self._on_meta = stand_in is not None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs) if kwargs else {}
+        if func == _SHAPE:
+            return self.shape(args[0])
+        name = getattr(func, "__name__", "")
+        if name == "size":
+            shape = self.shape(args[0])
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            return shape if dim is None else shape[dim]
+        if self._on_meta and func in _CONSTRUCTORS:
+            kwargs["device"] = "meta"  # like everything else in this run
+        composite = COMPOSITES.get(name)
+        if composite is not None:
+            return composite(self, func, args, kwargs)
+        self.labels.last = None
+        result = func(*args, **kwargs)
+        handler = HANDLERS.get(name)
+        if handler is not None:
+            with _disable_current_modes():  # our own arithmetic on labels is no operation of the model
+                handler(Call(self, name, args, kwargs, result))
+        else:
+            self.unchanged(args, kwargs)
+        return result
+
+    @contextlib.contextmanager
+    def visible(self) -> Iterator[None]:
+        """Active, and torch's own Python functions are looked into instead of being one call each."""
+        patched = [(m, name, getattr(m, name)) for m in _TRANSPARENT for name in _CHECKS if hasattr(m, name)]
+        square_root = math.sqrt
+        try:
+            for module, name, _ in patched:
+                setattr(module, name, lambda *_: False)
+            math.sqrt = _sqrt(square_root)
+            with self:
+                yield
+        finally:
+            math.sqrt = square_root
+            for module, name, original in patched:
+                setattr(module, name, original)
+
+    def shape(self, tensor: Tensor) -> Any:
+        """The tensor's shape, its labelled sizes tied to their labels."""
+        labels = self.labels.labels_of(tensor)
+        shape = tensor.shape
+        if not labels:
+            return shape
+        return torch.Size(
+            SizeInt.of(size, self.count(labels[dim]), self) if dim in labels else size
+            for dim, size in enumerate(shape)
+        )
+
+    def count(self, vector: Vector) -> Tree:
+        """The leaf "how many of these labels are kept"."""
+        return (COUNT, self.labels.records.vector(vector))
+
+    def tree(self, value: Any) -> Tree:
+        """The tree of a number of this trace; any other number stands for itself."""
+        if isinstance(value, (SizeInt, SizeFloat)):
+            return value.tree if value.book is self else plain(value)
+        number: Tree = value
+        return number
+
+    def met(self, left: Tree, right: Tree) -> None:
+        """The model compared two equal numbers: they must stay equal, or it may go another way."""
+        if left != right:
+            self.equate(left, right, "==", "is compared with a size")
+
+    def equate(self, left: Tree, right: Tree, operator: str, text: str) -> None:
+        if left != right:
+            self.labels.records.equate(left, right, self.labels.reason(operator)(text))
+
+    def unchanged(self, *values: Any) -> None:
+        """No number with a past in ``values`` may change."""
+        for value in values:
+            if isinstance(value, (SizeInt, SizeFloat)):
+                self.equate(self.tree(value), plain(value), "size", "is used as a number")
+            elif isinstance(value, (tuple, list)):
+                self.unchanged(*value)
+            elif isinstance(value, dict):
+                self.unchanged(*value.values())
+            elif isinstance(value, slice):
+                self.unchanged(value.start, value.stop, value.step)
+
+    def equals(self, size: Any, vector: Vector | None, operator: str) -> None:
+        """``size``, as given by the model's code, must be the number of kept labels of ``vector``."""
+        if vector is None:
+            self.unchanged(size)
+        elif plain(size) == vector.size:
+            text = "a size of this dimension is computed here"
+            if not isinstance(size, SizeInt) or size.book is not self:
+                text = f"the size {plain(size)} is written in the code"
+            self.equate(self.tree(size), self.count(vector), operator, text)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, SizeFloat):
+        return float.__add__(value, 0.0)
+    return value.__index__() if isinstance(value, SizeInt) else value
+
+
+def _sqrt(original: Callable[[Any], float]) -> Callable[[Any], float]:
+    def sqrt(value: Any) -> float:
+        result = original(value)
+        if isinstance(value, (SizeInt, SizeFloat)):
+            return SizeFloat.of(result, ("sqrt", value.tree, 0), value.book)
+        return result
+
+    return sqrt
+
+
+Composite = Callable[[ProvenanceMode, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+COMPOSITES: dict[str, Composite] = {}
+
+
+def in_one_piece(book: ProvenanceMode, name: str, arguments: dict[str, Any], run: Callable[[], Any]) -> Any:
+    """Run a composite operator unseen by the label mode, then apply the rule called ``name`` to it as a whole."""
+    mode = book.labels
+    mode.paused, before = True, mode.paused
+    try:
+        result = run()
+    finally:
+        mode.paused = before
+    outputs = [t for t in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(t, Tensor)]
+    if not mode.paused:
+        with _disable_current_modes():
+            mode.follow(name, None, arguments, outputs)
+    return result
