@@ -130,4 +130,5 @@ def _line(same: Sequence[Refusal]) -> str:
     first = same[0]
     more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
     place = ", ".join(part for part in (first.operator, first.module, first.where) if part)
-    return f"  stays whole: {first.parameter}, dimension {first.dim}{more}: {first.reason} ({place})"
+    what = f"{first.parameter}, dimension {first.dim}" if first.dim >= 0 else f"the block {first.module}"
+    return f"  stays whole: {what}{more}: {first.reason} ({place})"

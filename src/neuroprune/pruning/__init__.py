@@ -1,8 +1,12 @@
 """Criteria, allocation, masks, surgery, verification."""
 
 from neuroprune.pruning.allocate import allocate, build_plan
+from neuroprune.pruning.block_scores import BLOCK_CRITERIA, block_criterion, block_scores
+from neuroprune.pruning.blocks import Block, find_blocks
+from neuroprune.pruning.bypass import Bypass
 from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.cut import PruneResult, provable, prove, prune
+from neuroprune.pruning.depth import combine, prune_depth
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
 from neuroprune.pruning.restore import load_undo, restore, save_undo
@@ -11,8 +15,11 @@ from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification, verify
 
 __all__ = [
+    "BLOCK_CRITERIA",
     "CRITERIA",
     "AttributeEdit",
+    "Block",
+    "Bypass",
     "GroupDecision",
     "Masks",
     "Plan",
@@ -20,13 +27,18 @@ __all__ = [
     "Verification",
     "allocate",
     "apply",
+    "block_criterion",
+    "block_scores",
     "build_plan",
+    "combine",
+    "find_blocks",
     "fingerprint",
     "gather",
     "load_undo",
     "provable",
     "prove",
     "prune",
+    "prune_depth",
     "restore",
     "saliencies",
     "save_undo",

@@ -17,6 +17,7 @@ from neuroprune.base.files import read_json, write_json
 from neuroprune.pruning.paths import parse
 
 SCHEMA = 1
+SCHEMA_OF_BYPASSES = 2  # an older version must refuse such a plan, not overlook the blocks
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,18 @@ class GroupDecision:
 
 @dataclass(frozen=True)
 class Plan:
-    """``removed[tensor name][dim]`` = indices that go, ascending; tensors are named as in ``state_dict``."""
+    """``removed[tensor name][dim]`` = indices that go, ascending; tensors are named as in ``state_dict``.
+
+    ``bypassed[module]``: a block that goes as a whole, and which of its arguments its callers get instead, such as
+    ``args[0]`` or ``(args[0], None)``. ``removed`` may name tensors of such a block: they are cut, then dropped
+    with it, so that a plan of widths stays the same whichever blocks go.
+    """
 
     fingerprint: str
     removed: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
     attributes: tuple[AttributeEdit, ...] = ()
     decisions: tuple[GroupDecision, ...] = ()
+    bypassed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def identity(cls, model: nn.Module) -> Plan:
@@ -70,8 +77,9 @@ class Plan:
         return {d.group: len(d.kept) / (len(d.kept) + len(d.removed)) for d in self.decisions}
 
     def to_json(self) -> dict[str, Any]:
+        bypassed = {"bypassed": dict(self.bypassed)} if self.bypassed else {}
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA_OF_BYPASSES if bypassed else SCHEMA,
             "fingerprint": self.fingerprint,
             "removed": {
                 name: {str(dim): list(indices) for dim, indices in dims.items()}
@@ -82,6 +90,7 @@ class Plan:
                 {key: list(value) if isinstance(value, tuple) else value for key, value in vars(d).items()}
                 for d in self.decisions
             ],
+            **bypassed,
         }
 
     @classmethod
@@ -93,9 +102,9 @@ class Plan:
                 where=where,
                 mend="name the plan.json of an artifact or run",
             )
-        if data["schema"] != SCHEMA:
+        if data["schema"] not in (SCHEMA, SCHEMA_OF_BYPASSES):
             raise UserError(
-                f"the plan has schema {data['schema']}, this version reads {SCHEMA}",
+                f"the plan has schema {data['schema']}, this version reads {SCHEMA} and {SCHEMA_OF_BYPASSES}",
                 where=where,
                 mend="install the version of neuroprune that wrote it",
             )
@@ -106,7 +115,8 @@ class Plan:
             }
             decisions = tuple(_decision(d) for d in data["decisions"])
             attributes = tuple(_edit(e) for e in data["attributes"])
-            return cls(str(data["fingerprint"]), removed, attributes, decisions)
+            bypassed = {str(name): str(returns) for name, returns in data.get("bypassed", {}).items()}
+            return cls(str(data["fingerprint"]), removed, attributes, decisions, bypassed)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"the plan is damaged: {error!r}", where=where, mend="take it again from the run that made it"

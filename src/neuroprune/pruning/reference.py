@@ -19,15 +19,17 @@ from torch.utils._pytree import tree_map
 from neuroprune.graph.interpret import LabelMode, as_calls, labelled, watched
 from neuroprune.graph.rules import OpCall
 from neuroprune.graph.trace import Trace
+from neuroprune.pruning.bypass import silence
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import masked, named_tensors
 
 
 def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of ``dense`` with the plan's indices set to zero in every tensor."""
+    """A copy of ``dense`` with the plan's indices set to zero in every tensor, and the blocks that go silent."""
     reference = copy.deepcopy(dense)
     for name, tensor in named_tensors(reference).items():
         tensor.data = masked(tensor.data, plan.removed.get(name, {}))
+    silence(reference, plan.bypassed)
     return reference
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
 from neuroprune.pruning import paths
+from neuroprune.pruning.bypass import check_bypasses, install
 from neuroprune.pruning.companions import (
     Averages,
     Followers,
@@ -59,7 +60,8 @@ def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Av
     Parameters stay the same objects (the optimizer keeps them, tied weights stay tied); their gradients are cut
     with them. ``optimizer``: one or several; each state of the shape of its parameter (momentum, Adam's moments,
     factored ones too) loses the same indices, in place. ``ema``: one or several averaged copies: modules,
-    ``torch.optim.swa_utils.AveragedModel``, or dicts of tensors named as in ``state_dict()``.
+    ``torch.optim.swa_utils.AveragedModel``, or dicts of tensors named as in ``state_dict()``. What belongs to a
+    removed block leaves all of them.
 
     Raises UserError, before anything is changed, when the plan was made for another architecture, or optimizer
     and averages do not belong to the model. Whatever is raised, Ctrl-C included, leaves everything as it was.
@@ -68,11 +70,12 @@ def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Av
     networks = [model, *(unwrapped(plan, module) for module in modules)]
     for network in networks:
         _check_fits(plan, network)
+        check_bypasses(network, plan.bypassed)
     writes = [write for network in networks for write in writes_of(network, plan.attributes)]
     swaps = [swap for network in networks for swap in _swaps_of_network(plan, network)]
     swaps += [swap for state in states for swap in swaps_of_state_dict(plan, model, state)]
     swaps += swaps_of_optimizers(plan, model, optimizers)
-    rewrite(networks, swaps, writes, Followers(model, optimizers, states))
+    rewrite(networks, swaps, writes, Followers(model, optimizers, states), lambda net: install(net, plan.bypassed))
     return model
 
 

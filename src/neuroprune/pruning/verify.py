@@ -62,7 +62,7 @@ def verify(
     cut = [d.group for d in plan.decisions if d.removed]
     changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
     result = None if changed else _compare_all(zeroed(dense, plan), small, calls, seed)
-    if result is None or (not result.exact and not result.where and result.values):
+    if result is None or (not result.exact and not result.where and result.values and plan.removed):
         found = found or trace(model, example_inputs)
         changed = {g.name for g in found.groups if g.statistics} & set(cut) or set(cut)
         result = _compare_masked(zeroed(dense, plan), found, plan, small, calls, seed)
