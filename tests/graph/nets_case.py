@@ -19,7 +19,7 @@ class Case:
 
     ``units``: dimension -> how many units the groups have that hold it, one number per group.
     ``among``: dimension -> one of those numbers, where another group may hold it as well (heads, head dims).
-    ``footprint``: dimension -> for each unit, which indices go with it.
+    ``footprint``: dimension -> for each unit of one of its groups, which indices go with it.
     ``shrinks``: what must get smaller; everything named above where it is not given.
     ``stays``: what must not.
     ``statistics``: whether the cut changes a mean, a variance or a softmax over channels; None: either is right.

@@ -265,17 +265,22 @@ LAYOUT = {
     ),
     "chunk_gated": moved(
         lambda x: torch.mul(*x.chunk(2, dim=1)), {"conv.weight.0": 4, "out.weight.1": 4}, 8, 4),
-    "unflatten_gated": moved(
-        lambda x: x.unflatten(1, (2, -1)).prod(1), {"conv.weight.0": 4, "out.weight.1": 4}, 8, 4),
+    "unflatten_gated": Case(
+        lambda: Moved(lambda x: x.unflatten(1, (2, -1)).prod(1), 8, 4), IMAGE,
+        among={"conv.weight.0": 4, "out.weight.1": 4},
+    ),
     "even_and_odd": Case(
         lambda: Moved(even_and_odd, 8, 4), IMAGE, {"conv.weight.0": 4},
         footprint={"conv.weight.0": [[0, 1], [2, 3], [4, 5], [6, 7]], "out.weight.1": [[0], [1], [2], [3]]},
     ),
     "maxout": Case(
         lambda: Moved(lambda x: x.view(x.shape[0], -1, 2, *x.shape[2:]).amax(2), 8, 4), IMAGE,
-        {"conv.weight.0": 4}, footprint={"conv.weight.0": [[0, 1], [2, 3], [4, 5], [6, 7]]},
+        among={"out.weight.1": 4}, footprint={"conv.weight.0": [[0, 1], [2, 3], [4, 5], [6, 7]]},
     ),
-    "native_shuffle": Case(lambda: Moved(nn.ChannelShuffle(2)), IMAGE, {"conv.weight.0": 4, "out.weight.1": 4}),
+    "native_shuffle": Case(
+        lambda: Moved(nn.ChannelShuffle(2)), IMAGE, among={"conv.weight.0": 4, "out.weight.1": 4},
+        footprint={"conv.weight.0": [[0, 4], [1, 5], [2, 6], [3, 7]]},
+    ),
     "shuffle_by_attribute": Case(
         ShuffleByAttribute, IMAGE, shrinks=("conv.weight.0", "out.weight.1")),
     "channels_last_round_trip": moved(lambda x: x.movedim(1, -1).tanh().permute(0, 3, 1, 2), SAME),

@@ -224,7 +224,9 @@ SHARING = {
     ),
     "buffers": Case(
         Buffers, IMAGE, {"conv.weight.0": 8, "running_scale.0": 8, "shift.1": 8, "gates.0": 8, "out.weight.1": 8}),
-    "codebook": Case(Quantised, SEQUENCE, {"embed.weight.0": 8, "codebook.1": 8, "out.weight.1": 8}),
+    # the entries may go as well: their softmax is a statistic
+    "codebook": Case(
+        Quantised, SEQUENCE, {"embed.weight.0": 8, "codebook.1": 8, "out.weight.1": 8}, statistics=None),
     "bilinear_glu_prelu": Case(
         Gated, ROWS,
         {
