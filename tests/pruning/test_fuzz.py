@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from pruning.fuzzing import examine_shard
 
+from neuroprune.pruning import prune
 from neuroprune.testing.blocks import IMAGE, SEQUENCE
-from neuroprune.testing.fuzz import examine
+from neuroprune.testing.fuzz import examine, zeroed_error
 from neuroprune.testing.networks import BLOCKS, GENES, RandomNetwork
 
 #: an image, and a sequence: what the block under test is put behind
@@ -31,6 +34,19 @@ def test_the_starts_are_what_they_are_called(start: str) -> None:
     model = RandomNetwork([first])
     assert model.tokens == (menu is SEQUENCE)
     assert first % len(menu) == 0  # the first of the menu: a plain layer
+
+
+def test_the_yardstick_notices_a_wrong_index_and_a_wrong_value() -> None:
+    model, inputs = RandomNetwork([0, 1, 15]), torch.randn(2, 3, 5, 5)
+    result = prune(model, inputs, criterion="random")
+    assert zeroed_error(model, result.model, result.plan, inputs) <= 1e-12
+    gone = result.plan.removed["stem.weight"][0]
+    kept = [i for i in range(model.stem.out_channels) if i not in gone]
+    wrong = {**result.plan.removed, "stem.weight": {0: tuple(sorted({*gone[1:], kept[0]}))}}
+    assert zeroed_error(model, result.model, dataclasses.replace(result.plan, removed=wrong), inputs) > 1e-6
+    with torch.no_grad():
+        result.model.head.weight[0, 0] += 1e-3
+    assert zeroed_error(model, result.model, result.plan, inputs) > 1e-6
 
 
 @pytest.mark.parametrize("shard", range(4))
