@@ -130,6 +130,10 @@ def test_the_verdict_names_the_stage_that_a_child_was_at(tmp_path: Path) -> None
     assert _verdict("done", record, 0, noise) == {}
     crashed = _verdict("done", record, 1, noise)
     assert crashed == {"status": "error", "problem": "ended with 1 at stage prune: MemoryError"}
+    noise.write_text("Fatal Python error: Aborted\n  File inner.py, line 3\n  File outer.py\n\nExtension modules")
+    assert _verdict("done", record, -6, noise)["problem"].endswith("File inner.py, line 3")
+    noise.write_text("")
+    assert _verdict("done", record, -9, noise)["problem"].endswith("SIGKILL")
 
 
 def test_a_child_that_dies_or_takes_too_much_is_an_error(tmp_path: Path) -> None:
@@ -185,10 +189,32 @@ def test_a_right_cut_equals_the_masked_network_and_a_wrong_one_does_not() -> Non
     model, inputs = checks.stir(Narrowing().eval()), torch.randn(1, 3, 7, 7)
     removed = {"a.weight": {0: (1, 6)}, "a.bias": {0: (1, 6)}, "b.weight": {1: (1, 6)}}
     right = cut_by_hand(model, [0, 2, 3, 4, 5, 7])
-    assert checks.masked_error(model, right, removed, inputs) < 1e-12
+    assert checks.masked_error(model, right, removed, inputs)[0] < 1e-12
     wrong = copy.deepcopy(right)
     wrong.b.weight.data = model.b.weight[:, [0, 2, 3, 4, 5, 6]].data
-    assert checks.masked_error(model, wrong, removed, inputs) > 1e-3
+    assert checks.masked_error(model, wrong, removed, inputs)[0] > 1e-3
+
+
+def test_a_model_that_computes_in_float32_only_is_compared_in_it() -> None:
+    class Single(Narrowing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.ones(1, 6, dtype=torch.float32) @ self.head.weight.T
+
+    model, inputs = checks.stir(Single().eval()), torch.randn(1, 3, 7, 7)
+    removed = {"a.weight": {0: (1, 6)}, "a.bias": {0: (1, 6)}, "b.weight": {1: (1, 6)}}
+    error, allowed = checks.masked_error(model, cut_by_hand(model, [0, 2, 3, 4, 5, 7]), removed, inputs)
+    assert error < allowed == checks.LOOSE
+
+
+def test_a_model_that_kept_something_of_the_trace_is_noticed() -> None:
+    model, inputs = Narrowing().eval(), torch.randn(1, 3, 7, 7)
+    with torch.no_grad():
+        before = checks.run(model, inputs)
+    assert checks.left_alone(model, inputs, before) == ""
+    model.forward = lambda x: before[0].as_subclass(nn.Parameter)
+    assert checks.left_alone(model, inputs, before) == "it returns Parameter"
+    model.forward = lambda x: before[0] + 1
+    assert checks.left_alone(model, inputs, before) == "it returns other values"
 
 
 def test_stirring_wakes_every_silent_branch() -> None:

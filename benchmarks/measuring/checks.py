@@ -34,6 +34,10 @@ def doubled(inputs: Any) -> Any:
     return tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
 
 
+def _as_float(inputs: Any) -> Any:
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
+
+
 def stir(model: nn.Module) -> nn.Module:
     """Make every weight matter, in place.
 
@@ -57,20 +61,34 @@ def stir(model: nn.Module) -> nn.Module:
     return model
 
 
-def masked_error(dense: nn.Module, cut: nn.Module, removed: Mapping[str, Mapping[int, Any]], inputs: Any) -> float:
-    """Largest relative difference, in float64, between ``cut`` and ``dense`` with the removed indices at zero."""
-    inputs = doubled(inputs)
+def masked_error(
+    dense: nn.Module, cut: nn.Module, removed: Mapping[str, Mapping[int, Any]], inputs: Any
+) -> tuple[float, float]:
+    """Largest relative difference of ``cut`` from ``dense`` with the removed indices at zero, and what is allowed.
+
+    In float64; in float32 where the dense model cannot compute in anything else.
+    """
     with torch.no_grad():
-        reference = copy.deepcopy(dense).double().eval()
-        for name, tensor in [*reference.named_parameters(), *reference.named_buffers()]:
-            for dim, indices in removed.get(name, {}).items():
-                tensor.index_fill_(dim, torch.tensor(sorted(indices), dtype=torch.int64), 0)
-        expected = run(reference, inputs)
+        try:
+            reference, inputs, allowed = copy.deepcopy(dense).double(), doubled(inputs), TIGHT
+            expected = _masked(reference, removed, inputs)
+        except RuntimeError:  # it makes tensors of its own, in float32
+            reference, allowed = copy.deepcopy(dense), LOOSE
+            expected = _masked(reference, removed, _as_float(inputs))
+        kind = next(p.dtype for p in reference.parameters() if p.is_floating_point())
         del reference
-        got = run(copy.deepcopy(cut).double().eval(), inputs)
+        got = run(copy.deepcopy(cut).to(kind).eval(), inputs if allowed == TIGHT else _as_float(inputs))
     if [t.shape for t in expected] != [t.shape for t in got]:
-        return float("inf")
-    return max((difference(a, b) for a, b in zip(expected, got, strict=True)), default=float("inf"))
+        return float("inf"), allowed
+    return max((difference(a, b) for a, b in zip(expected, got, strict=True)), default=float("inf")), allowed
+
+
+def _masked(model: nn.Module, removed: Mapping[str, Mapping[int, Any]], inputs: Any) -> list[Tensor]:
+    """What ``model`` returns with the removed indices at zero; in place, and without its caches of evaluation."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for dim, indices in removed.get(name, {}).items():
+            tensor.index_fill_(dim, torch.tensor(sorted(indices), dtype=torch.int64), 0)
+    return run(model.train().eval(), inputs)
 
 
 def difference(expected: Tensor, got: Tensor) -> float:
@@ -146,6 +164,19 @@ def _can_step(model: nn.Module, inputs: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def left_alone(model: nn.Module, inputs: Any, before: list[Tensor]) -> str:
+    """Empty where ``model`` still returns what it returned ``before``; otherwise what is different."""
+    try:
+        with torch.no_grad():
+            now = run(model, inputs)
+        if any(type(t) is not Tensor for t in now):
+            return f"it returns {type(now[0]).__name__}"
+        same = len(now) == len(before) and all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
+    except Exception as error:
+        return said(error)
+    return "" if same else "it returns other values"
 
 
 def checksum(model: nn.Module) -> list[Any]:

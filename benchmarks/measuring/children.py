@@ -48,7 +48,8 @@ def run_child(words: Sequence[str], limit_s: float, limit_mb: float = float("inf
 
 def _environment() -> dict[str, str]:
     """Quiet and single-threaded: CPU seconds of one model should not depend on who else is working."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+            "PYTHONFAULTHANDLER": "1"}  # fmt: skip
 
 
 def _wait(child: subprocess.Popen[bytes], until: float, limit_mb: float) -> str:
@@ -84,8 +85,15 @@ def _verdict(ended: str, record: Record, code: int, noise: Path) -> Record:
         return {"status": "error", "problem": f"more memory than allowed at stage {stage}"}
     if code == 0 and "status" in record:
         return {}
-    last = noise.read_text(errors="replace").strip().splitlines()[-1:] or [""]
-    return {"status": "error", "problem": f"ended with {code} at stage {stage}: {last[0][:300]}"}
+    return {"status": "error", "problem": f"ended with {code} at stage {stage}: {_last_words(code, noise)}"}
+
+
+def _last_words(code: int, noise: Path) -> str:
+    """The exception's own line; for a crash outside Python (a negative code) the innermost line of Python."""
+    lines = noise.read_text(errors="replace").strip().splitlines() or [""]
+    if code >= 0:
+        return lines[-1][:300]
+    return next((line.strip() for line in lines if line.startswith("  File ")), signal.Signals(-code).name)
 
 
 class Report:
