@@ -1,7 +1,7 @@
-"""Write the tables of README.md from the committed results: `python benchmarks/tables.py [--check]`.
+"""Write the tables of the documents from the committed results: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->`; nobody types its numbers. `--check` writes none
-and exits with 1 when a table is not what the results say.
+A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or docs/coverage.md; nobody types its
+numbers. `--check` writes none and exits with 1 when a table is not what the results say.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from measuring import summary
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "coverage.md")
 
 
-def demo_table(results: dict[str, Any]) -> str:
+def demo_table() -> str:
     """The demo's figures of the first seed, and the range of the targets over all seeds."""
+    results: dict[str, Any] = read_json(ROOT / "benchmarks" / "results" / "demo.json")
     runs, machine = results["runs"], results["machine"]
     lines = ["| | before | after | change | |", "|---|---|---|---|---|"]
     for row in runs[0]["table"]:
@@ -37,28 +42,33 @@ def demo_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """README.md with its table as the committed results say."""
-    table = demo_table(read_json(ROOT / "benchmarks" / "results" / "demo.json"))
+TABLES: dict[str, Callable[[], str]] = {"demo-table": demo_table, **summary.TABLES}
+
+
+def filled(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
+    """``text`` with every table as the committed results say. Raises KeyError for a name that no table has."""
     return re.sub(
-        r"(<!-- demo-table:[^>]*-->\n).*?(<!-- /demo-table -->)",
-        lambda m: f"{m[1]}{table}\n{m[2]}",
+        r"(<!-- ([\w-]+):[^>]*-->\n).*?(<!-- /\2 -->)",
+        lambda m: f"{m[1]}{tables[m[2]]()}\n{m[3]}",
         text,
         flags=re.S,
     )
 
 
+def write() -> None:
+    for document in DOCUMENTS:
+        write_text(document, filled(document.read_text()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = filled(before)
-    if check and after != before:
-        sys.exit("README.md is not what benchmarks/results say: run python benchmarks/tables.py")
-    if not check:
-        write_text(readme, after)
+    if not parser.parse_args().check:
+        write()
+        return
+    old = [d.name for d in DOCUMENTS if filled(text := d.read_text()) != text]
+    if old:
+        sys.exit(f"not what benchmarks/results say: {', '.join(old)}; run python benchmarks/tables.py")
 
 
 if __name__ == "__main__":
