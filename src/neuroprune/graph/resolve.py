@@ -44,7 +44,7 @@ def resolve(records: Records) -> Components:
     products = _without_fixed(records, ties, pins)
     while True:
         of = _connect(ties, size)
-        tables = [np.unique(of[rows], axis=0) for rows in products]
+        tables = [_telling(np.unique(of[rows], axis=0)) for rows in products]
         extra = _conflicts(tables)
         if not extra:
             break
@@ -65,6 +65,11 @@ def _connect(ties: list[Pairs], size: int) -> np.ndarray:
     left, right = (np.concatenate([pair[i] for pair in ties]) for i in (0, 1))
     graph = coo_array((np.ones(left.size, dtype=np.int8), (left, right)), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _telling(table: np.ndarray) -> np.ndarray:
+    """Without rows that say that something goes when it goes itself."""
+    return table[(table != table[:, :1]).any(axis=1)]
 
 
 def _representatives(of: np.ndarray) -> np.ndarray:

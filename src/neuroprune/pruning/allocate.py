@@ -151,7 +151,7 @@ def _kept(group: Group, patterns: Sequence[str]) -> bool:
 
 
 def _local_counts(groups: Sequence[Group], ratio: float) -> dict[str, int]:
-    return {group.name: math.floor(group.size * ratio + 1e-9) for group in groups}
+    return {group.name: math.ceil(group.size * ratio - 1e-9) for group in groups}
 
 
 def _global_counts(groups: Sequence[Group], scores: Scores, ratio: float) -> dict[str, int]:
