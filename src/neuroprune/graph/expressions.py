@@ -114,6 +114,12 @@ class _Sized:
         made.tree, made.book = tree, book
         return made
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __neg__(self) -> Any:
         return _combined("-", -_plain(self), 0, self)
 

@@ -88,6 +88,8 @@ class ProvenanceMode(TorchFunctionMode):
             shape = self.shape(args[0])
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             return shape if dim is None else shape[dim]
+        if name in ("numel", "nelement"):
+            return math.prod(self.shape(args[0]))
         if self._on_meta and func in _CONSTRUCTORS:
             kwargs["device"] = "meta"  # like everything else in this run
         composite = COMPOSITES.get(name)

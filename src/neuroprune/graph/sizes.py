@@ -25,7 +25,34 @@ def shapes(call: Call) -> None:
     """Each size given is the size of that dimension of the result; -1 follows from the others."""
     for dim, size in enumerate(call.sizes(1, "size", "shape")):
         if plain(size) != -1:
+            if call.name in ("expand", "broadcast_to") and _repeated(call, dim):
+                _fresh(call, dim)
             call.book.equals(size, _labels(call, call.result, dim), call.name)
+
+
+@sizes_of("repeat", "tile")
+def repeat(call: Call) -> None:
+    """One value repeated can be repeated less often; how often anything longer is repeated must stay."""
+    times = call.sizes(1, "repeats", "dims")
+    for dim, size in enumerate(times):
+        if isinstance(size, SizeInt) and len(times) == call.result.dim() and _repeated(call, dim):
+            _fresh(call, dim)
+            call.book.equals(size, _labels(call, call.result, dim), call.name)
+        else:
+            call.book.unchanged(size)
+
+
+def _repeated(call: Call, dim: int) -> bool:
+    """Along this dimension of the result stands one value of the argument, several times."""
+    source = dim - call.result.dim() + call.args[0].dim()
+    return call.result.shape[dim] > 1 and (source < 0 or call.args[0].shape[source] == 1)
+
+
+def _fresh(call: Call, dim: int) -> None:
+    """Labels of its own for a dimension along which nothing varies."""
+    labels = call.book.labels.labels_of(call.result)
+    fresh = call.book.labels.records.fresh(call.result.shape[dim])
+    call.book.labels.label(call.result, {**labels, dim: fresh})
 
 
 @sizes_of("as_strided", "as_strided_")
@@ -67,9 +94,9 @@ def chunk(call: Call) -> None:
     if whole is None:
         call.book.unchanged(call.args[1:], call.kwargs)
         return
-    if call.name == "tensor_split":
-        for piece in call.result:
-            call.book.equals(piece.shape[dim], _labels(call, piece, dim), call.name)
+    if call.name == "tensor_split" and isinstance(parts, (tuple, list)):
+        for bound in parts:
+            call.book.equals(bound, whole[: plain(bound)], call.name)
         return
     length = ("ceil/", call.book.count(whole), call.book.tree(parts))
     for piece in call.result[: -1 if len(call.result) > 1 else None]:
@@ -130,8 +157,10 @@ def _dims_of(item: Any) -> int:
 
 
 def _slice(call: Call, item: slice, vector: Vector | None) -> None:
+    step = 1 if item.step is None else plain(item.step)
     for bound in (item.start, item.stop):
-        if bound is not None:
+        # runs of as many entries as a step go together, so a start within the first run stays right
+        if bound is not None and (step == 1 or vector is None or plain(bound) >= step):
             _bound(call, bound, vector)
     call.book.unchanged(item.step)
 
@@ -197,7 +226,7 @@ def creation(call: Call) -> None:
         call.book.labels.label(call.result, labels)
 
 
-@sizes_of("numel", "nelement", "dim", "__len__", "is_contiguous", "requires_grad_", "to", "_assert")
+@sizes_of("affine_grid_generator", "dim", "__len__", "is_contiguous", "requires_grad_", "to", "_assert")
 def indifferent(call: Call) -> None:
     """Nothing in these calls is a size."""
 
@@ -222,5 +251,21 @@ def _recurrent(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, 
     return in_one_piece(book, name, dict(zip(names, args, strict=True)), lambda: func(*args))
 
 
+def _bilinear(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    arguments = {**dict(zip(("input1", "input2", "weight", "bias"), args, strict=False)), **kwargs}
+    return in_one_piece(book, "bilinear", arguments, partial(func, *args, **kwargs))
+
+
+def _pad(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    arguments = {**dict(zip(("input", "pad", "mode", "value"), args, strict=False)), **kwargs}
+    book.unchanged(arguments)
+    run = partial(func, *args, **kwargs)
+    if arguments.get("mode", "constant") == "constant":
+        return run()
+    return in_one_piece(book, "pad", arguments, run)
+
+
 COMPOSITES["scaled_dot_product_attention"] = _attention
+COMPOSITES["bilinear"] = _bilinear
+COMPOSITES["pad"] = _pad
 COMPOSITES.update(dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent))

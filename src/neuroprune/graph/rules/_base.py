@@ -104,6 +104,14 @@ class OpCall:
             out[dim] = present[0]
         return out
 
+    def extent(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape, with size 1 where the tensor is one value repeated: it can be repeated less often."""
+        labels = self.labels_of(tensor)
+        return tuple(
+            1 if step == 0 and dim not in labels else size
+            for dim, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
+        )
+
     def moved(
         self, which: str | Tensor, run: Callable[[Tensor], Sequence[Tensor]], labels: Labels | None = None
     ) -> list[Labels]:
@@ -155,7 +163,15 @@ class OpCall:
 
     def _split(self, joint: np.ndarray, dims: Sequence[int]) -> dict[int, Vector]:
         """One fresh vector per dimension, whose product ``joint`` is."""
-        vectors = {dim: self.records.fresh(joint.shape[dim]) for dim in dims}
+        vectors = {}
+        for axis, dim in enumerate(dims):
+            rows = np.moveaxis(joint.reshape([joint.shape[d] for d in dims]), axis, 0).reshape(joint.shape[dim], -1)
+            if joint.shape[dim] > 1 and len(np.unique(rows[:, :1])) == len(rows):
+                vectors[dim] = self.records.fresh(len(rows))  # the common case, without the detour
+                continue
+            # places that bear the same labels throughout (a batch, repeated) share one: it costs no units
+            alike = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+            vectors[dim] = self.records.fresh(int(alike.max()) + 1)[alike]
         grid = np.meshgrid(*(vectors[dim] for dim in dims), indexing="ij")
         self.records.product(joint.ravel(), *(axis.ravel() for axis in grid))
         return vectors

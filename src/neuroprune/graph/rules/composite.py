@@ -53,6 +53,30 @@ def _heads(op: OpCall, sides: list[tuple[Tensor, Vector | None]], dim: int) -> V
     return met.get(0)
 
 
+@rule("bilinear")
+def bilinear(op: OpCall) -> list[Labels]:
+    """input1: [..., I], input2: [..., J], weight: [O, I, J] -> [..., O]."""
+    last = op.outputs[0].dim() - 1
+    contract(op, "input1", -1, "weight", 1)
+    contract(op, "input2", -1, "weight", 2)
+    sides = [(op.take_all(x, but=[last]), (*op.args[x].shape[:-1], 1)) for x in ("input1", "input2")]
+    out = dict(op.meet(sides, last + 1))
+    rows = op.take("weight", 0)
+    bias = op.take("bias", 0)
+    if rows is not None and bias is not None:
+        op.tie(rows, bias)
+    return [{**out, last: rows} if rows is not None else out]
+
+
+@rule("pad")
+def pad(op: OpCall) -> list[Labels]:
+    """Copies of what stands at the border: the padded dimensions must not shrink, the others pass."""
+    op.complaint = "is padded with copies of its neighbours"
+    ndim, widths = op.args["input"].dim(), op.args["pad"]
+    padded = [ndim - 1 - i // 2 for i in range(len(widths)) if widths[i]]
+    return [op.take_all("input", but=padded)]
+
+
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(op: OpCall) -> list[Labels]:
     """A hidden unit owns its row in every gate, its column of the recurrent matrix and its state.

@@ -12,6 +12,10 @@ from neuroprune.graph.labels import NO_LABELS, Labels, Spread, Vector, nothing
 from neuroprune.graph.rules._base import OpCall, rule
 
 
+#: nothing to complain about: units.py leaves these out of the refusals
+KERNEL = "positions of a kernel are no channels"
+
+
 def contract(op: OpCall, a: str, a_dim: int, b: str, b_dim: int) -> None:
     """Tie and consume the labels of dimension ``a_dim`` of a and ``b_dim`` of b, which are summed together.
 
@@ -97,7 +101,7 @@ def convolution(op: OpCall) -> list[Labels]:
     """
     weight = op.args["weight"]
     for dim in range(2, weight.dim()):
-        op.take(weight, dim)  # kernel positions are no channels: never cut, and nothing to complain about
+        op.pin(op.take(weight, dim), KERNEL)
     groups, transposed = op.args["groups"], op.args["transposed"]
     if groups == 1:
         contract(op, "input", 1, weight, 0 if transposed else 1)

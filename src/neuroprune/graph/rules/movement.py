@@ -10,13 +10,14 @@ from torch import Tensor
 
 from neuroprune.graph.labels import NO_LABELS, Labels, nothing
 from neuroprune.graph.rules._base import OpCall, rule
+from neuroprune.graph.rules.contraction import by_block
 
 
 @rule(
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
     "flatten", "select", "split", "split_with_sizes", "unbind", "flip", "repeat", "narrow", "slice",
     "diagonal", "pixel_shuffle", "pixel_unshuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
-    "chunk", "native_channel_shuffle", "channel_shuffle", "swapaxes", "movedim", "repeat_interleave", "unfold",
+    "chunk", "swapaxes", "movedim", "repeat_interleave",
     "_reshape_alias", "tile", "rot90", "unflatten",
 )  # fmt: skip
 def movement(op: OpCall) -> list[Labels]:
@@ -39,6 +40,26 @@ def _tie_steps(op: OpCall) -> None:
     for offset in range(0, vector.size, step):
         run = vector[offset : offset + step]
         op.tie(run, run[:1], "is taken in steps")
+
+
+@rule("unfold")
+def unfold(op: OpCall) -> list[Labels]:
+    """Windows of a fixed length: none of their places can go."""
+    out = movement(op)
+    op.pin(out[0].get(op.outputs[0].dim() - 1), "is a place in a window of fixed length")
+    return out
+
+
+@rule("native_channel_shuffle", "channel_shuffle")
+def channel_shuffle(op: OpCall) -> list[Labels]:
+    """Channels as groups x places, turned to places x groups; the number of groups is fixed."""
+    labels, groups = dict(op.take_all("self")), int(op.args["groups"])
+    if 1 in labels:
+        parts = op.place(by_block(labels[1], groups))
+        op.pin(parts.get(0), "the number of groups of a shuffle is fixed")
+        places = parts.get(1)
+        labels[1] = nothing(labels[1].size) if places is None else np.repeat(places, groups)
+    return [labels]
 
 
 @rule("as_strided", "as_strided_")
@@ -93,17 +114,40 @@ def _behind_mask(op: OpCall, value: Tensor, indices: list[Tensor | None]) -> Lab
     return {dim - covered + 1: vector for dim, vector in behind.items()}
 
 
+@rule("index_fill", "index_copy", "index_add", "index_reduce")
+def index_write(op: OpCall) -> list[Labels]:
+    """Rows named by an index are written; that dimension must stay, along the others source and target agree."""
+    op.complaint = "indices into this dimension would point elsewhere after a cut"
+    value = op.args["self"]
+    dim = op.args["dim"] % max(value.dim(), 1)
+    sides = [(op.take_all(value, but=[dim]), _but(value, dim))]
+    source = op.tensor("source")
+    if source is not None:
+        sides.append((op.take_all(source, but=[dim]), _but(source, dim)))
+    return [op.meet(sides, value.dim())]
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
+def scatter(op: OpCall) -> list[Labels]:
+    op.complaint = "indices into this dimension would point elsewhere after a cut"
+    value, where, source = op.args["self"], op.args["index"], op.tensor("src")
+    dim = op.args["dim"] % max(value.dim(), 1)
+    tensors = [t for t in (value, where, source) if t is not None]
+    return [op.meet([(op.take_all(t, but=[dim]), _but(t, dim)) for t in tensors], value.dim())]
+
+
+def _but(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    """The shape with size 1 in one dimension."""
+    return tuple(1 if d == dim else n for d, n in enumerate(tensor.shape))
+
+
 @rule("gather", "take_along_dim")
 def gather(op: OpCall) -> list[Labels]:
     """input, index and output have one rank; dimensions other than the gathered one must be equally long."""
     op.complaint = "indices into this dimension would point elsewhere after a cut"
     value, where = op.args["self"], op.args["index"]
     dim = op.args["dim"] % max(value.dim(), 1)
-    shape = tuple(1 if d == dim else n for d, n in enumerate(where.shape))
-    sides = [
-        (op.take_all(value, but=[dim]), tuple(1 if d == dim else n for d, n in enumerate(value.shape))),
-        (op.take_all(where, but=[dim]), shape),
-    ]
+    sides = [(op.take_all(t, but=[dim]), _but(t, dim)) for t in (value, where)]
     return [op.meet(sides, value.dim())]
 
 

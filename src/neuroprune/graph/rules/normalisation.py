@@ -72,6 +72,18 @@ def group_norm(op: OpCall) -> list[Labels]:
     return [{**labels, **({1: channels} if channels is not None else {})}] + [NO_LABELS for _ in op.outputs[1:]]
 
 
+@rule("_weight_norm_interface")
+def weight_norm(op: OpCall) -> list[Labels]:
+    """v / |v| * g, the norm taken over all dimensions but one."""
+    dim = op.args["dim"]
+    v = op.take_all("v")
+    for d, vector in v.items():
+        if d != dim:
+            op.statistic(vector, certain=False)  # what is masked adds nothing to a norm
+    out = op.meet([(v, op.args["v"].shape), (op.take_all("g"), op.args["g"].shape)], op.args["v"].dim())
+    return [out, {dim: out[dim]} if dim in out else NO_LABELS]
+
+
 @rule("_softmax", "_log_softmax", "_safe_softmax")
 def softmax(op: OpCall) -> list[Labels]:
     labels = op.take_all("self")

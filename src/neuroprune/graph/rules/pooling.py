@@ -24,6 +24,15 @@ def per_channel(op: OpCall) -> list[Labels]:
     return [kept for _ in op.outputs]
 
 
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(op: OpCall) -> list[Labels]:
+    """Values and the places they came from bear the same channels."""
+    ndim = op.outputs[0].dim()
+    space = range(ndim - (3 if "3d" in op.name else 2), ndim)
+    sides = [(op.take_all(name, but=space), op.args[name].shape[: space[0]]) for name in ("self", "indices")]
+    return [op.meet(sides, space[0])]
+
+
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def grid_sample(op: OpCall) -> list[Labels]:
     """input: [N, C, *space]: channels pass."""
