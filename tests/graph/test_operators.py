@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.graph import Trace, trace
-from neuroprune.graph.interpret import tensors_in
+from neuroprune.graph.calls import tensors_in
 from neuroprune.pruning import PruneResult, apply, prune
 from neuroprune.testing import assert_exact
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from zoo.detectors import DETECTORS
 
-from neuroprune.graph.interpret import tensors_in
+from neuroprune.graph.calls import tensors_in
 from neuroprune.pruning import PruneResult, prune
 from neuroprune.testing import assert_exact
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from zoo.tiny_transformers import TRANSFORMERS
 
-from neuroprune.graph.interpret import tensors_in
+from neuroprune.graph.calls import tensors_in
 from neuroprune.pruning import PruneResult, apply, prune
 from neuroprune.testing import assert_exact
 

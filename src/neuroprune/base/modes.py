@@ -40,3 +40,14 @@ def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(False)
             parameter.grad = None
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Tensors that the model makes without naming a type are float64, like its weights in a proof."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -49,7 +49,7 @@ class Attributes:
             for name, module in modules:
                 for held in (module._parameters, module._buffers):
                     for key, tensor in held.items():
-                        held[key] = self._converted(tensor, name, key, 0)  # type: ignore[assignment]
+                        held[key] = self._converted(tensor, name, key, 0)
                 for key, value in before_items(module):
                     module.__dict__[key] = self._converted(value, name, key, 0)
             yield

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neuroprune.base.modes import evaluation
 from neuroprune.base.nouns import Cost
-from neuroprune.graph.interpret import as_call
+from neuroprune.graph.calls import as_call
 
 
 def cost(model: nn.Module, example_inputs: Any) -> Cost:

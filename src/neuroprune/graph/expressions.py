@@ -37,7 +37,7 @@ def leaves(tree: Tree) -> Iterator[tuple[str, int]]:
     """All leaves, with repetitions."""
     if isinstance(tree, tuple):
         if tree[0] in (ATTRIBUTE, COUNT):
-            yield tree  # type: ignore[misc]
+            yield tree
         else:
             yield from leaves(tree[1])
             yield from leaves(tree[2])
@@ -48,7 +48,7 @@ def substitute(tree: Tree, replace: Callable[[tuple[str, int]], Tree]) -> Tree:
     if not isinstance(tree, tuple):
         return tree
     if tree[0] in (ATTRIBUTE, COUNT):
-        return replace(tree)  # type: ignore[arg-type]
+        return replace(tree)
     return (tree[0], substitute(tree[1], replace), substitute(tree[2], replace))
 
 
@@ -57,7 +57,7 @@ def evaluate(tree: Tree, value: Callable[[tuple[str, int]], Any]) -> Any:
     if not isinstance(tree, tuple):
         return tree
     if tree[0] in (ATTRIBUTE, COUNT):
-        return value(tree)  # type: ignore[arg-type]
+        return value(tree)
     return OPERATORS[tree[0]](evaluate(tree[1], value), evaluate(tree[2], value))
 
 
@@ -151,9 +151,9 @@ class _Sized:
         return hash(_plain(self))
 
 
-class SizeInt(_Sized, int):
+class SizeInt(_Sized, int):  # type: ignore[misc]  # rounding keeps the tree
     """An ``int`` with a tree."""
 
 
-class SizeFloat(_Sized, float):
+class SizeFloat(_Sized, float):  # type: ignore[misc]
     """A ``float`` with a tree: a quotient or a power of sizes (attention's scale, say)."""

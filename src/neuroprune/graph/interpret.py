@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.attributes import Attributes
-from neuroprune.graph.labels import NO_LABELS, Labels
+from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
+from neuroprune.graph.labels import NO_LABELS, Labels, Vector
 from neuroprune.graph.provenance import ProvenanceMode
 from neuroprune.graph.records import Reason, Records, user_line, user_line_of
 from neuroprune.graph.rules import RULES, OpCall, Rule
 from neuroprune.graph.rules.elementwise import elementwise
 from neuroprune.graph.shortcuts import SHORTCUTS
-from neuroprune.graph.sizes import sizes_of as _sizes_of  # fills the table of size handlers
+from neuroprune.graph.sizes import HANDLERS as _HANDLERS  # noqa: F401  # importing it fills the table
 
 _KEY = "_neuroprune_labels"
 
@@ -43,7 +42,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
 
     def own(self, name: str, tensor: Tensor) -> None:
         """Give every index of every dimension of a parameter or buffer a label of its own."""
-        labels: dict[int, Tensor] = {}
+        labels: dict[int, Vector] = {}
         for dim, size in enumerate(tensor.shape):
             if size > 1:
                 self.owners.append((name, dim, self.records.next_label, size))
@@ -67,6 +66,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.aten.index.Tensor:
+            args = _with_constant_masks(args)
         shortcut = SHORTCUTS.get(func) if self.on_meta else None
         result = func(*args, **(kwargs or {})) if shortcut is None else shortcut(*args, **(kwargs or {}))
         if not self.paused:
@@ -129,6 +130,19 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         return make
 
 
+def _with_constant_masks(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A boolean mask that is a buffer with data selects the same entries at every call: as their numbers."""
+    indices: list[Any] = []
+    for index in args[1]:
+        constant = isinstance(index, Tensor) and not isinstance(index, FakeTensor) and not index.is_meta
+        if constant and index.dtype in (torch.bool, torch.uint8):
+            with unset_fake_temporarily():
+                indices += list(index.nonzero(as_tuple=True))
+        else:
+            indices.append(index)
+    return (args[0], indices, *args[2:])
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     """Tensors among an operator's arguments or results, which are nested in lists and tuples at most."""
     if isinstance(value, Tensor):
@@ -149,24 +163,6 @@ def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         elif argument.has_default_value():
             bound[argument.name] = argument.default_value
     return bound
-
-
-def as_calls(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A tensor, a tuple of positional or a dict of keyword arguments; or a list of these: several calls."""
-    if isinstance(example_inputs, list):
-        if not example_inputs:
-            raise UserError(
-                "there are no example inputs", value="an empty list", mend="give one call, or a list of calls"
-            )
-        return [as_call(inputs) for inputs in example_inputs]
-    return [as_call(example_inputs)]
-
-
-def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """One call as (args, kwargs)."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
 
 
 @contextlib.contextmanager
@@ -190,12 +186,12 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def visible_layers() -> Iterator[None]:
     """PyTorch's fused attention is off: its one operator hides what the layer does."""
-    before = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _drop_last(stack: list[str]) -> None:
@@ -217,9 +213,7 @@ def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attribu
         return _interpret(model, calls, None)
 
 
-def _interpret(
-    model: nn.Module, calls: list[Any], stand_ins: _StandIns | None
-) -> tuple[LabelMode, Attributes]:
+def _interpret(model: nn.Module, calls: list[Any], stand_ins: _StandIns | None) -> tuple[LabelMode, Attributes]:
     mode = LabelMode()
     mode.on_meta = stand_ins is not None
     fake = FakeTensorMode(allow_non_fake_inputs=True) if stand_ins is None else contextlib.nullcontext()
@@ -227,7 +221,7 @@ def _interpret(
     with labelled(model, mode, stand_ins) as sizes:
         for call in calls:
             with fake:
-                args, kwargs = tree_map(lambda x: convert(x) if isinstance(x, Tensor) else x, call)
+                args, kwargs = map_tensors(convert, call)
                 _pin_output(mode, watched(model, mode, sizes, args, kwargs))
     return mode, sizes.attributes
 
@@ -255,9 +249,7 @@ def _on_meta(model: nn.Module) -> _StandIns | None:
 
 
 @contextlib.contextmanager
-def labelled(
-    model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = None
-) -> Iterator[ProvenanceMode]:
+def labelled(model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = None) -> Iterator[ProvenanceMode]:
     """Parameters and buffers bear labels, attributes know their places; afterwards all is as it was."""
     sizes = ProvenanceMode(mode, stand_ins)
     try:
@@ -292,7 +284,7 @@ def run_users_model(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kw
     except Exception as error:
         inside = f" in module {mode.modules[-1]!r}" if mode.modules and mode.modules[-1] else ""
         data_dependent = "DataDependent" in type(error).__name__ or "data-dependent" in str(error)
-        shapes = [tuple(x.shape) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        shapes = [tuple(x.shape) for x in tensors_in((args, kwargs))]
         raise UserError(
             "the model's control flow depends on the values of its input, so one trace cannot describe it"
             if data_dependent
@@ -303,18 +295,3 @@ def run_users_model(model: nn.Module, mode: LabelMode, args: tuple[Any, ...], kw
             if data_dependent
             else "pass example inputs of the shape and type the model is used with",
         ) from error
-
-
-def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:
-    """All tensors in nested tuples, lists, dicts, dataclasses and mapping-like output objects."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif depth < 8 and isinstance(leaf, Mapping):
-            found += tensors_in(dict(leaf), depth + 1)
-        elif depth < 8 and dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_in([getattr(leaf, f.name) for f in dataclasses.fields(leaf)], depth + 1)
-        elif depth < 8 and hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)):
-            found += tensors_in(dict(vars(leaf)), depth + 1)
-    return found

@@ -16,7 +16,7 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """``of[label]`` is the label's component; ``start``/``base`` list, per component, the basic ones it is made of.
+    """``of[label]`` is the label's component; ``start``/``base`` list the basic ones each component is made of.
 
     A basic component is made of itself; a product goes when any of its basic components goes.
     """
@@ -69,7 +69,8 @@ def _connect(ties: list[Pairs], size: int) -> np.ndarray:
 
 def _telling(table: np.ndarray) -> np.ndarray:
     """Without rows that say that something goes when it goes itself."""
-    return table[(table != table[:, :1]).any(axis=1)]
+    telling: np.ndarray = table[(table != table[:, :1]).any(axis=1)]
+    return telling
 
 
 def _representatives(of: np.ndarray) -> np.ndarray:
@@ -165,7 +166,8 @@ def _expand(tables: list[np.ndarray], count: int) -> Pairs:
 def _ranges(counts: np.ndarray) -> np.ndarray:
     """0..counts[0]-1, 0..counts[1]-1, ..."""
     total = int(counts.sum())
-    return np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    within: np.ndarray = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    return within
 
 
 def _roles(tables: list[np.ndarray]) -> Pairs:

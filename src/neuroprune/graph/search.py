@@ -45,7 +45,8 @@ class Problem:
     ) -> None:
         self.variables = variables
         self.equations = [
-            _Equation(left, right, tuple(dict.fromkeys([*leaves(left), *leaves(right)]))) for left, right in equations
+            _Equation(left, right, tuple(dict.fromkeys([*leaves(left), *leaves(right)])))
+            for left, right in equations
         ]
         self.of: dict[Key, list[_Equation]] = defaultdict(list)
         for e in self.equations:
@@ -115,7 +116,7 @@ class Problem:
             if not isinstance(t, tuple):
                 return t
             if t[0] in (ATTRIBUTE, COUNT):
-                return known[t] if t in known else ("?", names.setdefault(t, len(names)))  # type: ignore[index]
+                return known[t] if t in known else ("?", names.setdefault(t, len(names)))
             return (t[0], tree(t[1]), tree(t[2]))
 
         inside = set(part)
@@ -291,6 +292,6 @@ def _value(tree: Tree, known: Mapping[Key, int]) -> int | float:
     if not isinstance(tree, tuple):
         return tree
     if tree[0] in (ATTRIBUTE, COUNT):
-        return known[tree]  # type: ignore[index]
+        return known[tree]
     result: int | float = OPERATORS[tree[0]](_value(tree[1], known), _value(tree[2], known))
     return result

@@ -10,6 +10,16 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 
+def _itself(operator: OpOverload, *arguments: Any) -> Tensor:
+    result: Tensor = operator(*arguments)
+    return result
+
+
+def _at(values: Sequence[int], index: int) -> int:
+    """One number for all dimensions, or one for each."""
+    return values[index % len(values)]
+
+
 def _batch_norm(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
     nothing = torch.empty(0, device="meta")
     return torch.empty_like(x), nothing, nothing.clone()
@@ -28,15 +38,19 @@ def _convolution(
 ) -> Tensor:
     """[N, C, *space] -> [N, out, *space]: the formula of torch.nn.Conv2d's documentation."""
     fits = x.dim() == weight.dim() and x.shape[1] == weight.shape[1] * groups
+    arguments = (x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     if transposed or not fits:  # the operator itself knows what to say about a misfit
-        arguments = (x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-        return torch.ops.aten.convolution.default(*arguments)
+        return _itself(torch.ops.aten.convolution.default, *arguments)
     space = [
-        (size + 2 * padding[i % len(padding)] - dilation[i % len(dilation)] * (k - 1) - 1) // stride[i % len(stride)] + 1
+        (size + 2 * padding[i % len(padding)] - dilation[i % len(dilation)] * (k - 1) - 1)
+        // stride[i % len(stride)]
+        + 1
         for i, (size, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
     ]
     if min(space, default=1) < 1 or x.dtype != weight.dtype:
-        return torch.ops.aten.convolution.default(x, weight, bias, stride, padding, dilation, False, output_padding, groups)
+        return torch.ops.aten.convolution.default(
+            x, weight, bias, stride, padding, dilation, False, output_padding, groups
+        )
     return x.new_empty((x.shape[0], weight.shape[0], *space))
 
 
@@ -47,19 +61,19 @@ def _layer_norm(x: Tensor, shape: Sequence[int], *_: Any, **__: Any) -> tuple[Te
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[1] != b.shape[0] or a.dtype != b.dtype:
-        return torch.ops.aten.mm.default(a, b)
+        return _itself(torch.ops.aten.mm.default, a, b)
     return a.new_empty((a.shape[0], b.shape[1]))
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Tensor:
     if bias.shape[-1] not in (1, b.shape[1]):
-        return torch.ops.aten.addmm.default(bias, a, b)
+        return _itself(torch.ops.aten.addmm.default, bias, a, b)
     return _mm(a, b)
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[::2] != (b.shape[0], b.shape[1]) or a.dtype != b.dtype:
-        return torch.ops.aten.bmm.default(a, b)
+        return _itself(torch.ops.aten.bmm.default, a, b)
     return a.new_empty((a.shape[0], a.shape[1], b.shape[2]))
 
 

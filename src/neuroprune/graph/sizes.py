@@ -11,7 +11,11 @@ from torch import Tensor
 
 from neuroprune.graph.expressions import SizeInt
 from neuroprune.graph.labels import Vector
-from neuroprune.graph.provenance import COMPOSITES, Call, ProvenanceMode, in_one_piece, plain, sizes_of
+from neuroprune.graph.provenance import COMPOSITES, HANDLERS, Call, ProvenanceMode, in_one_piece, plain, sizes_of
+
+__all__ = ["HANDLERS"]
+
+Function = Callable[..., Any]
 
 
 def _labels(call: Call, tensor: Any, dim: int) -> Vector | None:
@@ -45,7 +49,7 @@ def repeat(call: Call) -> None:
 def _repeated(call: Call, dim: int) -> bool:
     """Along this dimension of the result stands one value of the argument, several times."""
     source = dim - call.result.dim() + call.args[0].dim()
-    return call.result.shape[dim] > 1 and (source < 0 or call.args[0].shape[source] == 1)
+    return bool(call.result.shape[dim] > 1) and (source < 0 or bool(call.args[0].shape[source] == 1))
 
 
 def _fresh(call: Call, dim: int) -> None:
@@ -73,7 +77,9 @@ def unflatten(call: Call) -> None:
 @sizes_of("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def split(call: Call) -> None:
     """A list gives every piece its size; one number gives it to all but the last."""
-    sizes = call.argument(1, "split_size", call.kwargs.get("split_size_or_sections", call.kwargs.get("split_sizes")))
+    sizes = call.argument(
+        1, "split_size", call.kwargs.get("split_size_or_sections", call.kwargs.get("split_sizes"))
+    )
     dim = plain(call.argument(2, "dim", 0))
     pieces = call.result
     if isinstance(sizes, int):
@@ -231,7 +237,9 @@ def indifferent(call: Call) -> None:
     """Nothing in these calls is a size."""
 
 
-def _attention(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _attention(
+    book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     book.unchanged(arguments)
@@ -242,21 +250,35 @@ def _attention(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, 
     return in_one_piece(book, "scaled_dot_product_attention", arguments, run)
 
 
-def _recurrent(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _recurrent(
+    book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     name = func.__name__
     if len(args) != 9 or not isinstance(args[2], (tuple, list)) or kwargs:
         return func(*args, **kwargs)  # packed sequences: left to the operators below
-    names = ("input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional", "batch_first")
+    names = (
+        "input",
+        "hx",
+        "params",
+        "has_biases",
+        "num_layers",
+        "dropout",
+        "train",
+        "bidirectional",
+        "batch_first",
+    )
     book.unchanged(args[4:])
     return in_one_piece(book, name, dict(zip(names, args, strict=True)), lambda: func(*args))
 
 
-def _bilinear(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _bilinear(
+    book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     arguments = {**dict(zip(("input1", "input2", "weight", "bias"), args, strict=False)), **kwargs}
     return in_one_piece(book, "bilinear", arguments, partial(func, *args, **kwargs))
 
 
-def _pad(book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad(book: ProvenanceMode, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     arguments = {**dict(zip(("input", "pad", "mode", "value"), args, strict=False)), **kwargs}
     book.unchanged(arguments)
     run = partial(func, *args, **kwargs)

@@ -192,7 +192,7 @@ def _in_groups(records: Records, counter: _Counter) -> tuple[list[Equation], dic
 
     for e in records.equations:
         left, right = (
-            substitute(t, lambda leaf, e=e: tree_of_vector(leaf[1], e.reason) if leaf[0] == COUNT else leaf)
+            substitute(t, lambda leaf: tree_of_vector(leaf[1], e.reason) if leaf[0] == COUNT else leaf)  # noqa: B023
             for t in (e.left, e.right)
         )
         if left != right and (_has_leaves(left) or _has_leaves(right)):

@@ -41,7 +41,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     """
     mode, attributes = interpret(model, example_inputs)
     components = resolve(mode.records)
-    groups, refused = group_units(mode.records, mode.owners, components)
+    parameters = {name for name, _ in model.named_parameters()}
+    groups, refused = group_units(mode.records, mode.owners, components, parameters)
     system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
     refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))
     return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.records)

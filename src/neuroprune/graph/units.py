@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroprune.graph.records import Records
+from neuroprune.graph.records import Reason, Records
 from neuroprune.graph.resolve import Components
 from neuroprune.graph.rules.contraction import KERNEL
 
@@ -56,14 +56,33 @@ Owner = tuple[str, int, int, int]  # tensor name, dim, first label, count
 
 
 def group_units(
-    records: Records, owners: Sequence[Owner], components: Components
+    records: Records, owners: Sequence[Owner], components: Components, parameters: Collection[str]
 ) -> tuple[tuple[Group, ...], tuple[Refusal, ...]]:
     """Free components become units, units of equal footprint a group; the rest is refused with its reason."""
     place = _owned(owners, components)
     free = _free(records, components)
+    _hold_buffers(owners, parameters, components, place, free)
     signature = _signatures(records, components, place)
     refused = _refusals(owners, components, place, free)
     return _groups(records, owners, components, place, signature, free), refused
+
+
+def _hold_buffers(
+    owners: Sequence[Owner],
+    parameters: Collection[str],
+    components: Components,
+    place: _Places,
+    free: np.ndarray,
+) -> None:
+    """What no parameter has a part in (a table of constants, say) was not learnt and is not cut."""
+    learnt = np.zeros(free.size, dtype=bool)
+    is_parameter = np.array([name in parameters for name, *_ in owners], dtype=bool)
+    if is_parameter.size:
+        learnt[place.base[is_parameter[place.owner]]] = True
+    reason = Reason("buffer", "", "", "belongs to buffers alone")
+    for number in np.flatnonzero(free & ~learnt).tolist():
+        components.pinned.setdefault(number, reason)
+    free &= learnt
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
 from neuroprune.base.registry import Registry, nearest
-from neuroprune.graph.interpret import as_calls, tensors_in
+from neuroprune.graph.calls import as_calls, tensors_in
 from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.bypass import Bypass, names_of, own_parameters, without
 from neuroprune.pruning.criteria import CRITERIA, Criterion

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from neuroprune.base.errors import UserError
-from neuroprune.graph.interpret import tensors_in
+from neuroprune.graph.calls import tensors_in
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.bypass import is_inside, names_of, own_parameters

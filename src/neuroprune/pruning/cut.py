@@ -61,8 +61,8 @@ def prune(
     check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)
     plan = allocate(
-        model, found, scores, ratio, scope=scope, granularity=granularity, round_to=round_to, keep=keep, criterion=criterion,
-        constraint=f"ratio={ratio:g}",
+        model, found, scores, ratio, scope=scope, granularity=granularity, round_to=round_to, keep=keep,
+        criterion=criterion, constraint=f"ratio={ratio:g}",
     )  # fmt: skip
     plan, verification, refused = prove(model, found, plan, example_inputs)
     if refused and on_refuse == "raise":

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from neuroprune.graph.interpret import LabelMode, as_calls, labelled, watched
+from neuroprune.base.modes import in_float64
+from neuroprune.graph.calls import as_calls, map_tensors
+from neuroprune.graph.interpret import LabelMode, labelled, watched
 from neuroprune.graph.rules import OpCall
 from neuroprune.graph.trace import Trace
 from neuroprune.pruning.bypass import silence
@@ -37,10 +39,10 @@ def masked_outputs(reference: nn.Module, found: Trace, plan: Plan, inputs: Any, 
     """One output per example call of ``reference`` (see :func:`zeroed`), masked after every operator."""
     mode = _MaskMode(_gone(found, plan))
     outputs = []
-    with labelled(reference, mode) as sizes, torch.random.fork_rng(devices=[]):
+    with labelled(reference, mode) as sizes, torch.random.fork_rng(devices=[]), in_float64():
         for args, kwargs in as_calls(inputs):
             torch.manual_seed(seed)
-            own = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, (args, kwargs))
+            own = map_tensors(torch.clone, (args, kwargs))
             outputs.append(watched(reference, mode, sizes, *own))
     return outputs
 
@@ -65,7 +67,7 @@ def _gone(found: Trace, plan: Plan) -> np.ndarray:
     return gone
 
 
-class _MaskMode(LabelMode):
+class _MaskMode(LabelMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
     """Runs on real tensors: what a dropped label marks is zero after every operator."""
 
     def __init__(self, gone: np.ndarray) -> None:

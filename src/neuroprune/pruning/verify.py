@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation
-from neuroprune.graph.interpret import as_calls, tensors_in
+from neuroprune.base.modes import evaluation, in_float64
+from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.pruning.plan import Plan
@@ -118,7 +117,10 @@ def awake(model: nn.Module, seed: int) -> nn.Module:
     """Replace constant floating tensors by noise (variances stay positive), in place."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in named_tensors(model).items():
-        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        first = tensor.flatten()[0]
+        if bool((tensor == first).all()) and (tensor.numel() > 1 or bool(first == 0)):
             noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5
             tensor.data = noise if name.endswith("var") else noise * (tensor.flatten()[0].abs() + 0.1)
     return model
@@ -128,9 +130,7 @@ def double_inputs(example_inputs: Any, seed: int) -> Any:
     """Floating inputs as float64; constant ones (all zeros) replaced by noise."""
     generator = torch.Generator().manual_seed(seed)
 
-    def convert(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def convert(value: Tensor) -> Tensor:
         if not value.is_floating_point():
             return value.detach().clone()
         value = value.detach().double()
@@ -138,16 +138,16 @@ def double_inputs(example_inputs: Any, seed: int) -> Any:
             return torch.randn(value.shape, generator=generator, dtype=torch.float64)
         return value.clone()
 
-    return tree_map(convert, example_inputs)
+    return map_tensors(convert, example_inputs)
 
 
 def _widened(inputs: Any, model: nn.Module) -> list[Any]:
     """The inputs, and the inputs at another batch size where the dense model accepts that."""
 
-    def twice(value: Any) -> Any:
-        return torch.cat([value, value[:1]]) if isinstance(value, Tensor) and value.dim() else value
+    def twice(value: Tensor) -> Tensor:
+        return torch.cat([value, value[:1]]) if value.dim() else value
 
-    wider = tree_map(twice, inputs)
+    wider = map_tensors(twice, inputs)
     try:
         outputs_of(model, wider, 0)
     except Exception:
@@ -156,12 +156,12 @@ def _widened(inputs: Any, model: nn.Module) -> list[Any]:
 
 
 def outputs_of(model: nn.Module, inputs: Any, seed: int) -> list[Any]:
-    """What the model returns, one entry per example call; in evaluation mode, the random state set and put back."""
+    """What the model returns, one entry per example call; in evaluation mode, the random state put back."""
     outputs = []
-    with evaluation(model), torch.random.fork_rng(devices=[]):
+    with evaluation(model), torch.random.fork_rng(devices=[]), in_float64():
         for args, kwargs in as_calls(inputs):
             torch.manual_seed(seed)
-            own = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, (args, kwargs))
+            own = map_tensors(torch.clone, (args, kwargs))
             outputs.append(run_users_model(model, *own))
     return outputs
 

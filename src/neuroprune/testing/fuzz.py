@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroprune.graph.interpret import as_call, tensors_in
+from neuroprune.graph.calls import as_call, tensors_in
 from neuroprune.pruning import Plan, prune
 from neuroprune.testing.oracle import assert_exact
 

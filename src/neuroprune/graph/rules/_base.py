@@ -165,7 +165,9 @@ class OpCall:
         """One fresh vector per dimension, whose product ``joint`` is."""
         vectors = {}
         for axis, dim in enumerate(dims):
-            rows = np.moveaxis(joint.reshape([joint.shape[d] for d in dims]), axis, 0).reshape(joint.shape[dim], -1)
+            rows = np.moveaxis(joint.reshape([joint.shape[d] for d in dims]), axis, 0).reshape(
+                joint.shape[dim], -1
+            )
             if joint.shape[dim] > 1 and len(np.unique(rows[:, :1])) == len(rows):
                 vectors[dim] = self.records.fresh(len(rows))  # the common case, without the detour
                 continue

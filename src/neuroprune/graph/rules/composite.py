@@ -133,9 +133,7 @@ def _sum_over(op: OpCall, vector: Vector | None, columns: Vector | None) -> None
             op.pin(one, "is summed against a dimension that cannot shrink")
 
 
-def _results(
-    op: OpCall, below: Vector | None, states: list[Vector], cells: list[Vector]
-) -> list[Labels]:
+def _results(op: OpCall, below: Vector | None, states: list[Vector], cells: list[Vector]) -> list[Labels]:
     """output [..., directions * P], h_n [layers * directions, ..., P], c_n [layers * directions, ..., H].
 
     The states of all layers stand in one tensor: only where that tensor goes on are they tied together, so its

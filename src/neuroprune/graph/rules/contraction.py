@@ -11,7 +11,6 @@ import numpy as np
 from neuroprune.graph.labels import NO_LABELS, Labels, Spread, Vector, nothing
 from neuroprune.graph.rules._base import OpCall, rule
 
-
 #: nothing to complain about: units.py leaves these out of the refusals
 KERNEL = "positions of a kernel are no channels"
 
@@ -127,7 +126,9 @@ def add_channel_bias(op: OpCall, channels: Vector | None) -> Labels:
     bias = op.take("bias", 0)
     if bias is not None and channels is not None:
         op.tie(bias, channels)
-    elif bias is not None or (channels is not None and op.tensor("bias") is not None and op.args["bias"].numel() > 1):
+    elif bias is not None or (
+        channels is not None and op.tensor("bias") is not None and op.args["bias"].numel() > 1
+    ):
         op.pin(bias if bias is not None else channels, "the convolution's channels cannot shrink")
     return named(d1=channels)
 

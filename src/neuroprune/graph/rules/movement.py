@@ -64,7 +64,7 @@ def channel_shuffle(op: OpCall) -> list[Labels]:
 
 @rule("as_strided", "as_strided_")
 def as_strided(op: OpCall) -> list[Labels]:
-    """PyTorch's own pooling calls it on contiguous results; what a model's code asks for is settled in sizes.py."""
+    """PyTorch's own pooling calls it on contiguous results; calls by the model's code are settled in sizes.py."""
     if not op.args["self"].is_contiguous() or op.args.get("storage_offset"):
         return [NO_LABELS]
     size, stride = op.args["size"], op.args["stride"]
@@ -215,7 +215,9 @@ def col2im(op: OpCall) -> list[Labels]:
     return [{op.outputs[0].dim() - 3: by_channel[:, 0].copy()}]
 
 
-@rule("view_as_complex", "view_as_real", "_conj", "real", "imag", "resolve_conj", "_fft_r2c", "_fft_c2r", "_fft_c2c")
+@rule(
+    "view_as_complex", "view_as_real", "_conj", "real", "imag", "resolve_conj", "_fft_r2c", "_fft_c2r", "_fft_c2c"
+)
 def complex_numbers(op: OpCall) -> list[Labels]:
     """The pair (real, imaginary) never shrinks, nor do dimensions that are transformed; all others pass."""
     op.complaint = "complex pairs and transformed dimensions cannot shrink"
