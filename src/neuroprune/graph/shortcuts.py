@@ -48,9 +48,7 @@ def _convolution(
         for i, (size, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
     ]
     if min(space, default=1) < 1 or x.dtype != weight.dtype:
-        return torch.ops.aten.convolution.default(
-            x, weight, bias, stride, padding, dilation, False, output_padding, groups
-        )
+        return _itself(torch.ops.aten.convolution.default, *arguments)
     return x.new_empty((x.shape[0], weight.shape[0], *space))
 
 
