@@ -32,3 +32,13 @@ def test_own_loop_from_python(tmp_path: Path) -> None:
     out = run(str(EXAMPLES / "own_loop.py"), "run", cwd=tmp_path)
     assert "All limits hold" in out
     assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
+
+
+def test_any_model_is_cut_trained_on_and_loaded(tmp_path: Path) -> None:
+    out = run(str(EXAMPLES / "prune_any_model.py"), "saved", cwd=tmp_path)
+    assert "4 heads of 8 in each layer" in out
+    assert "loaded again, same outputs: True" in out
+    plan = read_json(tmp_path / "saved" / "plan.json")
+    heads = {d["group"]: len(d["removed"]) for d in plan["decisions"] if d["group"].endswith(".attention.qkv")}
+    assert set(heads.values()) == {4}
+    assert {"exact", "statistics"} <= set(out.split())
