@@ -36,6 +36,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         self.owners: list[tuple[str, int, int, int]] = []  # (tensor name, dim, first label, count)
         self.modules: list[str] = []
         self.paused = False
+        self.digest = 0  # of the operators that met labels: equal digests, equal numbering of labels
         self.on_meta = False
         self.last: OpCall | None = None  # the operator followed last: sizes.py asks what its arguments count
         self._owned: list[Tensor] = []
@@ -98,6 +99,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
                     op.pin(vector, op.complaint)
         for out, labels in zip(outputs, produced, strict=True):
             self.label(out, labels)
+        self.digest = hash((self.digest, name, self.records.next_label))
         self.last = op
         self.after(op)
         return op

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune.graph.interpret import interpret
-from neuroprune.graph.records import Reason, Records
+from neuroprune.graph.records import Reason
 from neuroprune.graph.resolve import Components, resolve
 from neuroprune.graph.solve import System, build_system
 from neuroprune.graph.units import Group, Owner, Refusal, group_units
@@ -26,7 +26,7 @@ class Trace:
     system: System
     owners: tuple[Owner, ...] = field(repr=False, default=())
     components: Components | None = field(repr=False, default=None)
-    records: Records | None = field(repr=False, default=None)
+    digest: int = field(repr=False, default=0)
 
     def group(self, name: str) -> Group:
         return next(g for g in self.groups if g.name == name)
@@ -45,7 +45,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     groups, refused = group_units(mode.records, mode.owners, components, parameters)
     system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
     refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))
-    return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.records)
+    return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.digest)
 
 
 def _held(group: Group, reason: Reason) -> Refusal:

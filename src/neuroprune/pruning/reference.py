@@ -8,7 +8,9 @@ statistic over the kept ones.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from neuroprune.base.errors import UserError
 from neuroprune.base.modes import in_float64
 from neuroprune.graph.calls import as_calls, map_tensors
 from neuroprune.graph.interpret import LabelMode, labelled, watched
+from neuroprune.graph.resolve import Components, resolve
 from neuroprune.graph.rules import OpCall
 from neuroprune.graph.trace import Trace
+from neuroprune.graph.units import Owner
 from neuroprune.pruning.bypass import silence
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import masked, named_tensors
@@ -36,8 +41,27 @@ def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
 
 
 def masked_outputs(reference: nn.Module, found: Trace, plan: Plan, inputs: Any, seed: int) -> list[Any]:
-    """One output per example call of ``reference`` (see :func:`zeroed`), masked after every operator."""
-    mode = _MaskMode(_gone(found, plan))
+    """One output per example call of ``reference`` (see :func:`zeroed`), masked after every operator.
+
+    A model may take another way with data than without (a mask built or left out). Then labels are numbered
+    otherwise than in ``found``, and are collected anew in a run with data.
+    """
+    assert found.components is not None
+    mode = _MaskMode(_gone(found.components, found.owners, plan))
+    with contextlib.suppress(UserError):  # with labels numbered otherwise, anything may happen
+        outputs = _run(reference, mode, inputs, seed)
+        if mode.digest == found.digest:
+            return outputs
+    own = LabelMode()
+    _run(reference, own, inputs, seed)
+    mode = _MaskMode(_gone(resolve(own.records), own.owners, plan))
+    outputs = _run(reference, mode, inputs, seed)
+    if mode.digest != own.digest:
+        raise RuntimeError("two runs of the model execute different operators")
+    return outputs
+
+
+def _run(reference: nn.Module, mode: LabelMode, inputs: Any, seed: int) -> list[Any]:
     outputs = []
     with labelled(reference, mode) as sizes, torch.random.fork_rng(devices=[]), in_float64():
         for args, kwargs in as_calls(inputs):
@@ -47,21 +71,18 @@ def masked_outputs(reference: nn.Module, found: Trace, plan: Plan, inputs: Any, 
     return outputs
 
 
-def _gone(found: Trace, plan: Plan) -> np.ndarray:
+def _gone(components: Components, owners: Sequence[Owner], plan: Plan) -> np.ndarray:
     """Per label: the plan removes it. A basic component goes when the plan removes every index it owns."""
-    assert found.components is not None
-    assert found.records is not None
-    components = found.components
     owned = np.zeros(components.start.size - 1, dtype=np.int64)
     removed = np.zeros_like(owned)
-    for tensor, dim, first, count in found.owners:
+    for tensor, dim, first, count in owners:
         out = np.zeros(count, dtype=bool)
         out[list(plan.removed.get(tensor, {}).get(dim, ()))] = True
         position, base = components.bases(np.arange(first, first + count))
         np.add.at(owned, base, 1)
         np.add.at(removed, base, out[position].astype(np.int64))
     lost = (owned > 0) & (removed == owned)
-    gone = np.zeros(found.records.next_label, dtype=bool)
+    gone = np.zeros(components.of.size, dtype=bool)
     position, base = components.bases(np.arange(gone.size))
     gone[position[lost[base]]] = True
     return gone
