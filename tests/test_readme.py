@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from commands import neuroprune
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,6 +44,21 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
 
 
+class Attention(nn.Module):
+    """Four heads of 8, their number an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 8
+        self.qkv, self.out = nn.Linear(6, 96), nn.Linear(32, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(n, t, self.num_heads * self.head_dim))
+
+
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -64,12 +79,15 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
         "val_x": val_x,
         "val_y": (val_x[:, 0] > 0).long(),
         "example_inputs": x[:2],
+        "attention": Attention(),
+        "tokens": torch.randn(2, 5, 6),
     }
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)  # the documents' own code, not somebody's input
     assert names["result"].verification.exact
     assert names["fresh_model"][0].out_features == 16
-    assert names["model"][0].out_features == names["ema"].module[0].out_features == 23
+    assert (names["fewer"].num_heads, names["fewer"].qkv.out_features) == (2, 48)
+    assert names["model"][0].out_features == names["ema"].module[0].out_features == 22
     assert all(torch.equal(names["small"].state_dict()[k], v) for k, v in trained.state_dict().items())
