@@ -1,4 +1,4 @@
-"""Run a model once on fake tensors and carry labels through every operator it executes."""
+"""Run a model once on tensors without data and carry labels through every operator it executes."""
 
 from __future__ import annotations
 

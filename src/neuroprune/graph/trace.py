@@ -16,7 +16,8 @@ from neuroprune.graph.units import Group, Owner, Refusal, group_units
 
 @dataclass(frozen=True)
 class Trace:
-    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, with the reason.
+    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, or not in every way (of the rows
+    of a joint query, key and value heads can go, and none of the three), with the reason.
 
     ``system`` holds the equations between counts of kept units and the sizes written in the model's code.
     """
@@ -33,7 +34,7 @@ class Trace:
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
-    """Run ``model`` once on fake tensors and find its removable units. The model is left as it was.
+    """Run ``model`` once without arithmetic and find its removable units. The model is left as it was.
 
     ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments, or a list of several such
     calls, whose findings are merged. Raises UserError when the model fails on them or its control flow depends

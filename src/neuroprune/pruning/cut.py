@@ -23,7 +23,7 @@ from neuroprune.pruning.verify import Verification, verify
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``model``: the cut network, of the user's own class. ``refused``: dimensions that stayed whole, and why."""
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions that hold what stays, and why."""
 
     model: nn.Module
     plan: Plan
@@ -50,10 +50,11 @@ def prune(
 
     >>> result = prune(model, torch.randn(1, 3, 32, 32), ratio=0.5)
 
-    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments. Returned only when the
-    result equals the masked dense network (float64, relative error <= 1e-9). Groups for which that cannot be
-    shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead. Raises
-    UserError for unknown names, bad ratios or inputs that do not fit the model.
+    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments, or a list of several such
+    calls. Counts that go are rounded up. Returned only when the result equals the masked dense network (float64,
+    relative error <= 1e-9). Groups for which that cannot be shown stay whole and are listed in ``refused``;
+    ``on_refuse="raise"`` raises CutRefused for them instead (not for what the trace alone shows to be uncuttable,
+    such as outputs and literal sizes). Raises UserError for unknown names, bad ratios or inputs that do not fit.
     """
     if on_refuse not in ("report", "raise"):
         raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
