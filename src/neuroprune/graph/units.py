@@ -42,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A dimension of a parameter that holds something that stays, and why. ``where``: ``file:line`` of the user's code.
+    """A dimension of a parameter that holds what stays, and why. ``where`` is ``file:line`` of the user's code.
 
     The same dimension may be cut in another way: heads of a joint query, key and value go, the three do not.
     """

@@ -23,7 +23,7 @@ from neuroprune.pruning.verify import Verification, verify
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``model``: the cut network, of the user's own class. ``refused``: dimensions that hold what stays, and why."""
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions with what stays, and why."""
 
     model: nn.Module
     plan: Plan
