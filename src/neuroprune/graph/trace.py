@@ -16,8 +16,8 @@ from neuroprune.graph.units import Group, Owner, Refusal, group_units
 
 @dataclass(frozen=True)
 class Trace:
-    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, with the reason, or not in every
-    way (of the rows of a joint query, key and value heads can go, and none of the three).
+    """``groups`` can shrink; ``refused`` lists every parameter dimension that cannot, with the reason, or not
+    in every way (of the rows of a joint query, key and value heads can go, and none of the three).
 
     ``system`` holds the equations between counts of kept units and the sizes written in the model's code.
     """
