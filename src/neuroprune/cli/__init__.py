@@ -206,7 +206,9 @@ def restore(
 @app.command("list")
 @guarded
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="criteria, steps, data, devices, exports")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="criteria, block-criteria, steps, data, devices, exports")
+    ] = None,
 ) -> None:
     """What can be named in recipes and on the command line, with a line and a source each."""
     registries = _registries()
@@ -263,7 +265,10 @@ def prune(
     criterion: Criterion = "l2",
     scope: Annotated[str, typer.Option(help="local: in every group; global: one threshold for all")] = "local",
     granularity: Annotated[
-        str, typer.Option(help="channel (everything), head, head_dim, conv_group, or rows of --round-to channels")
+        str,
+        typer.Option(
+            help="channel (everything), head, head_dim, conv_group, rows of --round-to channels, or block"
+        ),
     ] = "channel",
     round_to: Annotated[int, typer.Option(help="Keep multiples of so many units.")] = 1,
     keep: Keep = None,
@@ -344,9 +349,17 @@ def _registries() -> dict[str, Registry[Any]]:
     from neuroprune.export import EXPORTS
     from neuroprune.pipeline.step import STEPS
     from neuroprune.pruning import CRITERIA
+    from neuroprune.pruning.block_scores import BLOCK_CRITERIA
     from neuroprune.tasks.datasets import DATASETS
 
-    return {"criteria": CRITERIA, "steps": STEPS, "data": DATASETS, "devices": DEVICES, "exports": EXPORTS}
+    return {
+        "criteria": CRITERIA,
+        "block-criteria": BLOCK_CRITERIA,
+        "steps": STEPS,
+        "data": DATASETS,
+        "devices": DEVICES,
+        "exports": EXPORTS,
+    }
 
 
 def main() -> NoReturn:

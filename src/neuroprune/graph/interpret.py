@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -212,7 +213,8 @@ def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attribu
     try:
         return _interpret(model, calls, _on_meta(model))
     except UserError:
-        return _interpret(model, calls, None)
+        with _quiet("torch._subclasses.fake_tensor"):  # it prints a traceback, and raises it too
+            return _interpret(model, calls, None)
 
 
 def _interpret(model: nn.Module, calls: list[Any], stand_ins: _StandIns | None) -> tuple[LabelMode, Attributes]:
@@ -226,6 +228,17 @@ def _interpret(model: nn.Module, calls: list[Any], stand_ins: _StandIns | None) 
                 args, kwargs = map_tensors(convert, call)
                 _pin_output(mode, watched(model, mode, sizes, args, kwargs))
     return mode, sizes.attributes
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    log = logging.getLogger(logger)
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 class _StandIns:

@@ -51,8 +51,6 @@ class Records:
     consumed: list[np.ndarray] = field(default_factory=list)
     #: labels over which a statistic is taken: the kept values of the cut network differ from the dense ones
     statistics: list[np.ndarray] = field(default_factory=list)
-    #: labels over which values that may not be zero when masked are summed
-    sums: list[np.ndarray] = field(default_factory=list)
     #: (labels, kind of unit) for the granularity of groups
     kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)

@@ -59,18 +59,18 @@ def allocate(
     _check(ratio, scope, round_to, minimum, granularity)
     free = [g for g in trace.groups if not _kept(g, keep) and g.kind in KINDS[granularity]]
     removed = _global_counts(free, scores, ratio) if scope == "global" else _local_counts(free, ratio)
-    wanted = {g.name: g.size - _rounded(g, removed.get(g.name, 0), round_to, minimum) for g in trace.groups}
-    names = {g.name for g in free}
-    admissible = {g.name: _admissible(g, g.name in names, round_to, minimum) for g in trace.groups}
-    kept = trace.system.choose(wanted, admissible)
     run = round_to if granularity == "rows" else 1
+    wanted = {g.name: g.size - _rounded(g, removed.get(g.name, 0), round_to, minimum, run) for g in trace.groups}
+    names = {g.name for g in free}
+    admissible = {g.name: _admissible(g, g.name in names, round_to, minimum, run) for g in trace.groups}
+    kept = trace.system.choose(wanted, admissible)
     decisions = []
     for group in trace.groups:
         reason = f"{scope} ratio {ratio:g}"
         if group.name not in names:
             reason = "kept by the user" if _kept(group, keep) else f"not cut at granularity {granularity}"
         elif kept[group.name] != wanted[group.name]:
-            reason += f", {kept[group.name]} kept to fit the sizes written in the model's code"
+            reason += _why_other_count(group, kept[group.name])
         count = group.size - kept[group.name]
         decisions.append(_decide(group, scores[group.name], count, criterion, reason, constraint, run))
     return build_plan(model, trace, decisions)
@@ -164,18 +164,28 @@ def _global_counts(groups: Sequence[Group], scores: Scores, ratio: float) -> dic
     return {group.name: int(count) for group, count in zip(groups, counts, strict=True)}
 
 
-def _rounded(group: Group, removed: int, round_to: int, minimum: int) -> int:
+def _why_other_count(group: Group, kept: int) -> str:
+    if group.kind in ("head", "head_dim", "conv_group") and kept == group.size:
+        return ", whole: what crosses it (heads and their dimensions) goes instead"
+    return f", {kept} kept to fit the sizes written in the model's code"
+
+
+def _rounded(group: Group, removed: int, round_to: int, minimum: int, run: int) -> int:
     """How many to remove when the kept ones are rounded up; heads and groups are counted one by one."""
+    if run > 1:  # whole runs go, at least as many units as asked for, as far as the minimum allows
+        return min(math.ceil(removed / run), (group.size - min(minimum, group.size)) // run) * run
     kept = max(group.size - removed, min(minimum, group.size))
     step = 1 if group.kind in ("head", "conv_group") else round_to
     return group.size - min(group.size, math.ceil(kept / step) * step)
 
 
-def _admissible(group: Group, free: bool, round_to: int, minimum: int) -> list[int]:
+def _admissible(group: Group, free: bool, round_to: int, minimum: int, run: int) -> list[int]:
     if not free:
         return [group.size]
-    step = 1 if group.kind in ("head", "conv_group") else round_to
     least = min(minimum, group.size)
+    if run > 1:
+        return [k for k in range(group.size, 0, -run) if k >= least]
+    step = 1 if group.kind in ("head", "conv_group") else round_to
     return [k for k in range(step, group.size, step) if k >= least] + [group.size]
 
 

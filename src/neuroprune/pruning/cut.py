@@ -38,7 +38,7 @@ def prune(
     *,
     criterion: str = "l2",
     scope: Scope = "local",
-    granularity: Granularity = "channel",
+    granularity: Granularity | Literal["block"] = "channel",
     round_to: int = 1,
     keep: Sequence[str] = (),
     statistics: Statistics | None = None,
@@ -54,10 +54,18 @@ def prune(
     calls. Counts that go are rounded up. Returned only when the result equals the masked dense network (float64,
     relative error <= 1e-9). Groups for which that cannot be shown stay whole and are listed in ``refused``;
     ``on_refuse="raise"`` raises CutRefused for them instead (not for what the trace alone shows to be uncuttable,
-    such as outputs and literal sizes). Raises UserError for unknown names, bad ratios or inputs that do not fit.
+    such as outputs and literal sizes). ``granularity="block"`` removes whole residual blocks (``prune_depth``).
+    Raises UserError for unknown names, bad ratios or inputs that do not fit.
     """
     if on_refuse not in ("report", "raise"):
         raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    if granularity == "block":
+        from neuroprune.pruning.depth import prune_depth  # depth.py stands on this module
+
+        return prune_depth(
+            model, example_inputs, ratio, criterion=criterion, keep=keep, statistics=statistics,
+            on_refuse=on_refuse, seed=seed, inplace=inplace,
+        )  # fmt: skip
     found = trace(model, example_inputs)
     check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)

@@ -75,10 +75,11 @@ class OpCall:
             self.records.pin(labels, self.reason(text))
 
     def statistic(self, vector: Vector | None, *, certain: bool = True) -> None:
-        """Values of kept channels depend on how many there are (``certain``), or may (sums of what is masked)."""
-        if vector is not None:
-            (self.records.statistics if certain else self.records.sums).append(vector)
-            self.statistical |= certain
+        """Values of kept channels depend on how many there are; ``certain`` is False for sums, to which zeros add
+        nothing."""
+        if vector is not None and certain:
+            self.records.statistics.append(vector)
+            self.statistical = True
 
     def meet(self, operands: Sequence[tuple[Labels, Sequence[int]]], ndim: int) -> Labels:
         """Elementwise combination with broadcasting of operands (labels, shape) into ``ndim`` dimensions.

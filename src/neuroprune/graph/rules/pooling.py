@@ -33,6 +33,14 @@ def unpool(op: OpCall) -> list[Labels]:
     return [op.meet(sides, space[0])]
 
 
+@rule("tril", "triu")
+def triangle(op: OpCall) -> list[Labels]:
+    """Rows and columns are told apart by their numbers."""
+    op.complaint = "is cut to a triangle"
+    ndim = op.outputs[0].dim()
+    return [op.take_all("self", but=(ndim - 2, ndim - 1))]
+
+
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def grid_sample(op: OpCall) -> list[Labels]:
     """input: [N, C, *space]: channels pass."""
