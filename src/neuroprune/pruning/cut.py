@@ -14,7 +14,8 @@ from neuroprune.base.errors import CutRefused, UserError
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.allocate import Granularity, Scope, allocate, build_plan, check_patterns
-from neuroprune.pruning.plan import GroupDecision, Plan
+from neuroprune.pruning.exported import exported
+from neuroprune.pruning.plan import TIERS, GroupDecision, Plan
 from neuroprune.pruning.score import score
 from neuroprune.pruning.statistics import Statistics
 from neuroprune.pruning.surgery import apply
@@ -23,12 +24,16 @@ from neuroprune.pruning.verify import Verification, verify
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``model``: the cut network, of the user's own class. ``refused``: dimensions that stayed whole, and why."""
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions that stayed whole, and why.
+
+    ``tier``: ``module``; or ``exported`` where ``model`` is an exported graph, for inference only.
+    """
 
     model: nn.Module
     plan: Plan
     verification: Verification
     refused: tuple[Refusal, ...]
+    tier: str = "module"
 
 
 def prune(
@@ -45,6 +50,7 @@ def prune(
     inplace: bool = False,
     on_refuse: Literal["report", "raise"] = "report",
     seed: int = 0,
+    tier: Literal["module", "exported"] = "module",
 ) -> PruneResult:
     """Physically remove about ``ratio`` of the channels of ``model``; no hints about its structure needed.
 
@@ -52,11 +58,17 @@ def prune(
 
     ``example_inputs``: a tensor, a tuple of positional or a dict of keyword arguments. Returned only when the
     result equals the masked dense network (float64, relative error <= 1e-9). Groups for which that cannot be
-    shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead. Raises
-    UserError for unknown names, bad ratios or inputs that do not fit the model.
+    shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead.
+
+    ``tier="exported"`` cuts an exported graph of ``model`` instead, in which sizes that are literals of its code can
+    be changed too. The result is for inference only, holds for inputs of the example's sizes (the first dimension
+    may vary where the model lets it), and is saved with `neuroprune.pruning.save_exported`; ``model`` is not touched.
+
+    Raises UserError for unknown names, bad ratios or inputs that do not fit the model.
     """
-    if on_refuse not in ("report", "raise"):
-        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    _check_options(on_refuse, tier, inplace)
+    if tier == "exported":
+        model, inplace = exported(model, example_inputs), True  # a copy already
     found = trace(model, example_inputs)
     check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)
@@ -68,7 +80,18 @@ def prune(
     if refused and on_refuse == "raise":
         raise CutRefused(refused[0].reason, where=refused[0].parameter)
     cut = apply(plan, model if inplace else copy.deepcopy(model))
-    return PruneResult(cut, plan, verification, found.refused + refused)
+    return PruneResult(cut, plan, verification, found.refused + refused, tier)
+
+
+def _check_options(on_refuse: str, tier: str, inplace: bool) -> None:
+    if on_refuse not in ("report", "raise"):
+        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    if tier not in TIERS:
+        raise UserError(f"unknown tier {tier!r}", mend=f"use {' or '.join(TIERS)}")
+    if tier == "exported" and inplace:
+        raise UserError(
+            "an exported graph is another object than the model", value="inplace=True", mend="take result.model"
+        )
 
 
 def prove(
