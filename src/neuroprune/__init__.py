@@ -27,7 +27,14 @@ _WHERE = {
     "neuroprune.base.nouns": ("Budget", "Cost", "Measurement"),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
     "neuroprune.pruning": (
-        "Plan", "PruneResult", "Verification", "apply", "prune", "restore", "save_exported", "verify",
+        "Plan",
+        "PruneResult",
+        "Verification",
+        "apply",
+        "prune",
+        "restore",
+        "save_exported",
+        "verify",
     ),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

@@ -22,7 +22,7 @@ from neuroprune.graph.sizes import HANDLERS
 
 #: arguments of operators with sizes that are none: they stay in the program
 _NO_SIZES = frozenset(
-    ("dim", "dims", "step", "stride", "padding", "dilation", "output_padding", "fill_value", "dtype", "cudnn_enabled")
+    "dim dims step stride padding dilation output_padding fill_value dtype cudnn_enabled".split()  # noqa: SIM905
 )
 _ARITHMETIC = frozenset(("add", "sub", "mul", "floordiv", "mod"))
 #: they check what an exported graph was told about its inputs, and compute nothing
@@ -78,7 +78,7 @@ class Input:
 class Program:
     """Steps in order; it never changes, so copies of a network share it.
 
-    ``tensors``: name of a step's argument -> path of the parameter or buffer. ``example``: one call (args, kwargs).
+    ``tensors``: name of an argument -> path of the parameter or buffer. ``example``: one call (args, kwargs).
     """
 
     steps: tuple[Step, ...]
@@ -139,7 +139,7 @@ class ExportedNet(nn.Module):
         return super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the user's module in evaluation mode. Raises UserError for inputs that do not fit what was exported."""
+        """As the user's module in evaluation mode. Raises UserError for inputs of other sizes than exported."""
         program = self.graph_program
         values: dict[str, Any] = {name: _at(self, path) for name, path in program.tensors.items()}
         values |= _checked(program, args, kwargs)
@@ -152,7 +152,7 @@ class ExportedNet(nn.Module):
 
 
 def run_step(step: Step, values: Mapping[str, Any], sizes: Sequence[int], like: Tensor | None) -> Any:
-    """The result of one call. Records look for ``step`` in this frame to say where in the user's code it stands."""
+    """The result of one call. Records look for ``step`` in this frame: it knows the line of the user's code."""
     args, kwargs = (_decoded(part, values, sizes, like) for part in (step.args, step.kwargs))
     return step.function(*args, **kwargs)
 
@@ -174,8 +174,13 @@ def _checked(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         if expected.shape is None:
             if isinstance(leaf, Tensor) or leaf != expected.value:
                 raise _misfit(f"{expected.name} is not {expected.value!r}", type(leaf).__name__)
-        elif not isinstance(leaf, Tensor) or leaf.dim() != len(expected.shape) or any(
-            wanted is not None and size != wanted for size, wanted in zip(leaf.shape, expected.shape, strict=True)
+        elif (
+            not isinstance(leaf, Tensor)
+            or leaf.dim() != len(expected.shape)
+            or any(
+                wanted is not None and size != wanted
+                for size, wanted in zip(leaf.shape, expected.shape, strict=True)
+            )
         ):
             shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
             raise _misfit(f"{expected.name} is no tensor of shape {expected.shape} (None: any size)", str(shape))

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from neuroprune.graph.expressions import SizeInt
 from neuroprune.graph.labels import Vector
-from neuroprune.graph.provenance import COMPOSITES, HANDLERS, Call, ProvenanceMode, in_one_piece, name_of, plain, sizes_of
+from neuroprune.graph.provenance import (
+    COMPOSITES,
+    HANDLERS,
+    Call,
+    ProvenanceMode,
+    in_one_piece,
+    name_of,
+    plain,
+    sizes_of,
+)
 
 __all__ = ["HANDLERS"]
 

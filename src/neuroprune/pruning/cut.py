@@ -60,9 +60,9 @@ def prune(
     result equals the masked dense network (float64, relative error <= 1e-9). Groups for which that cannot be
     shown stay whole and are listed in ``refused``; ``on_refuse="raise"`` raises CutRefused instead.
 
-    ``tier="exported"`` cuts an exported graph of ``model`` instead, in which sizes that are literals of its code can
-    be changed too. The result is for inference only, holds for inputs of the example's sizes (the first dimension
-    may vary where the model lets it), and is saved with `neuroprune.pruning.save_exported`; ``model`` is not touched.
+    ``tier="exported"`` cuts an exported graph of ``model`` instead, in which sizes that are literals of its code
+    can be changed too. The result is for inference only and for inputs of the example's sizes (the first dimension
+    may vary where the model lets it); `neuroprune.save_exported` writes it. ``model`` is not touched.
 
     Raises UserError for unknown names, bad ratios or inputs that do not fit the model.
     """

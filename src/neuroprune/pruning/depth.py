@@ -92,7 +92,11 @@ def combine(width: Plan, depth: Plan) -> Plan:
     bypassed = {**width.bypassed, **depth.bypassed}
     outermost = {n: r for n, r in bypassed.items() if not is_inside(n, bypassed.keys() - {n})}
     return Plan(
-        width.fingerprint, cutting.removed, cutting.attributes, width.decisions + depth.decisions, outermost,
+        width.fingerprint,
+        cutting.removed,
+        cutting.attributes,
+        width.decisions + depth.decisions,
+        outermost,
         width.tier,
     )
 

@@ -115,7 +115,7 @@ def _input(node: Any, leaf: Any) -> Input:
 
 def _export(model: nn.Module, call: Call, *, free: bool) -> ExportedProgram:
     """``free``: the first dimension of all inputs that share its size may vary, as far as the model allows."""
-    shapes = ShapesCollection()
+    shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     batched = [x for x in tensors_in(call) if x.dim()]
     for tensor in batched if free else ():
         if tensor.shape[0] == batched[0].shape[0]:
@@ -157,9 +157,7 @@ def _checked(model: nn.Module, net: ExportedNet, calls: list[Call]) -> ExportedN
 
 
 def _differs(value: str) -> UserError:
-    return UserError(
-        "the exported graph does not compute what the model does", value=value, mend=_FIRST_TIER
-    )
+    return UserError("the exported graph does not compute what the model does", value=value, mend=_FIRST_TIER)
 
 
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
@@ -170,7 +168,7 @@ def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
 
 
 def save_exported(result: PruneResult, path: Path | str) -> None:
-    """Write a second-tier result into the folder ``path``: ``model.pt2`` and ``plan.json``, each whole or not at all.
+    """Write a second-tier result: ``model.pt2`` and ``plan.json`` in the folder ``path``, each whole or not.
 
     >>> save_exported(result, "runs/small")                                                 # doctest: +SKIP
     >>> torch.export.load("runs/small/model.pt2").module()                                  # doctest: +SKIP

@@ -126,8 +126,8 @@ def _of_another_tier(plan: Plan, network: nn.Module) -> UserError:
     if plan.tier == "module":
         return UserError("the plan cuts a module, and this is an exported graph", where=name, mend=_SAME_MODEL)
     return UserError(
-        "a second-tier plan cuts the exported graph of a model and cannot be applied to the module itself: it changes "
-        "sizes that are written into the module's code",
+        "a second-tier plan cuts the exported graph of a model and cannot be applied to the module itself: it "
+        "changes sizes that are written into the module's code",
         where=name,
         mend="load the model.pt2 beside the plan with torch.export.load, or apply the plan to "
         "neuroprune.pruning.exported(model, example_inputs)",
