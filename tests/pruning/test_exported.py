@@ -1,4 +1,4 @@
-"""The second tier: sizes that are literals of the code, cut in an exported graph; saved, loaded, refused elsewhere."""
+"""The second tier: sizes that are literals of the code, cut in an exported graph; saved and loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import operator
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ class Convolutions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Tokens [B, N] -> {"logits": [B, N, 11]}: PyTorch's own attention, an LSTM, a tied weight, keyword arguments."""
+    """Tokens [B, N] -> {"logits": [B, N, 11]}: PyTorch's attention, an LSTM, a tied weight, keywords."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,8 +122,8 @@ def test_literal_heads_and_pieces_are_refused_by_the_first_tier_and_cut_by_the_s
 
 
 def test_the_cut_graph_computes_what_the_module_computes_with_zeros_in_place_of_what_went() -> None:
-    """An independent truth: the user's own module, its weights zeroed at the plan's indices, nothing of the engine."""
-    model, example, result = second_tier("literal", ratio=0.3)
+    """An independent truth: the user's own module, its weights zeroed at the plan's indices."""
+    model, _, result = second_tier("literal", ratio=0.3)
     zeroed = copy.deepcopy(model).double().eval()
     for name, dims in result.plan.removed.items():
         for dim, indices in dims.items():
@@ -217,6 +218,39 @@ def test_what_training_would_do_is_no_longer_there() -> None:
         result.model.train()
 
 
+def test_what_the_module_remembers_between_calls_is_as_it_was() -> None:
+    class Remembers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.register_buffer("seen", torch.zeros(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).view(-1, 8)
+            self.seen.mul_(0.5).add_(x.mean(0))
+            return self.b(x - self.seen)
+
+    model, x = Remembers(), torch.randn(2, 4)
+    result = prune(model, x, ratio=0.5, tier="exported")
+    assert result.model.seen.tolist() == [0.0] * 4
+    assert model.seen.tolist() == [0.0] * 8
+
+
+def test_what_a_program_file_cannot_hold_is_said() -> None:
+    class Texts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"y": self.b(self.a(x)), "kind": "text"}
+
+    result = prune(Texts(), torch.randn(2, 4), tier="exported")
+    with pytest.raises(UserError, match="cannot be saved"):
+        save_exported(result, "nowhere")
+    assert not Path("nowhere").exists()
+
+
 def test_what_cannot_be_exported_is_said() -> None:
     class Branch(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +262,7 @@ def test_what_cannot_be_exported_is_said() -> None:
 
     with pytest.raises(UserError, match="cannot be exported"):
         exported(Branch(), torch.ones(2, 2))
-    with pytest.raises(UserError, match="hides what it computes|something else than tensors"):
+    with pytest.raises(UserError, match=r"hides what it computes|something else than tensors"):
         exported(Nested(), torch.ones(2, 2))
     with pytest.raises(UserError, match="that of one call"):
         exported(nn.Linear(2, 2), [torch.ones(1, 2), torch.ones(2, 2)])
@@ -244,7 +278,7 @@ def test_options_that_do_not_go_together() -> None:
         save_exported(prune(model, x), "nowhere")
 
 
-NET = '''
+NET = """
 from torch import nn
 
 
@@ -255,7 +289,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.b(self.a(x).relu().view(-1, 6))
-'''
+"""
 
 
 def test_command_line_writes_the_program(tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Number ``index`` of the step's row in the table of sizes."""
+    """Number ``index`` of the step's row in the table; ``negative``: with a minus (what counts from the end)."""
 
     index: int
+    negative: bool
 
 
 class _OwnType:
@@ -78,7 +79,8 @@ class Input:
 class Program:
     """Steps in order; it never changes, so copies of a network share it.
 
-    ``tensors``: name of an argument -> path of the parameter or buffer. ``example``: one call (args, kwargs).
+    ``tensors``: name of an argument -> path of the parameter or buffer. ``example``: one call (args, kwargs);
+    ``positional``: what the user's module calls the first of these.
     """
 
     steps: tuple[Step, ...]
@@ -88,6 +90,7 @@ class Program:
     out_spec: TreeSpec
     tensors: Mapping[str, str]
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    positional: tuple[str, ...]
 
     def __deepcopy__(self, memo: Any) -> Program:
         return self
@@ -199,7 +202,7 @@ def _decoded(value: Any, values: Mapping[str, Any], sizes: Sequence[int], like: 
     if isinstance(value, Ref):
         return values[value.name]
     if isinstance(value, Size):
-        return sizes[value.index]
+        return -sizes[value.index] if value.negative else sizes[value.index]
     if value is _OwnType or value is _OwnDevice:
         assert like is not None
         return like.dtype if value is _OwnType else like.device
@@ -242,8 +245,8 @@ class Reader:
         if isinstance(value, fx.Node):
             return Ref(value.name)
         if type(value) is int and row is not None:
-            row.append(value)
-            return Size(len(row) - 1)
+            row.append(abs(value))
+            return Size(len(row) - 1, value < 0)
         if isinstance(value, (list, tuple)):
             items = [self._encoded(item, row) for item in value]
             return items if isinstance(value, list) else tuple(items)

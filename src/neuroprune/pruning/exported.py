@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,16 +53,15 @@ def exported(model: nn.Module, example_inputs: Any) -> ExportedNet:
             value=f"{len(calls)} example calls",
             mend=f"give one of them, or {_FIRST_TIER}",
         )
-    dense = copy.deepcopy(model)  # an export may leave traces in the module
-    wide = _wider(dense, calls[0])
-    net = _fitting(dense, wide, calls[0]) if wide is not None else None
-    return net if net is not None else _checked(dense, _net(dense, calls[0], free=False), [calls[0]])
+    wide = _wider(model, calls[0])
+    net = _fitting(model, wide, calls[0]) if wide is not None else None
+    return net if net is not None else _checked(model, _net(model, calls[0], free=False), [calls[0]])
 
 
-def _fitting(dense: nn.Module, wide: Call, call: Call) -> ExportedNet | None:
+def _fitting(model: nn.Module, wide: Call, call: Call) -> ExportedNet | None:
     """With a free first dimension; None where the graph then is not right at both sizes."""
     try:
-        return _checked(dense, _net(dense, wide, free=True), [wide, call])
+        return _checked(model, _net(model, wide, free=True), [wide, call])
     except UserError:
         return None
 
@@ -76,7 +77,7 @@ def _wider(model: nn.Module, call: Call) -> Call | None:
 
 
 def _net(model: nn.Module, call: Call, *, free: bool) -> ExportedNet:
-    program = _export(model, call, free=free)
+    program = _export(copy.deepcopy(model), call, free=free)  # an export may leave traces in the module
     module: Any = program.module(check_guards=False)
     like = next((t for t in model.parameters() if t.is_floating_point()), None)
     reader = Reader(module.graph, like)
@@ -88,8 +89,15 @@ def _net(model: nn.Module, call: Call, *, free: bool) -> ExportedNet:
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
-    steps = Program(reader.steps, inputs, reader.outputs, in_spec, out_spec, reader.tensors, call)
+    names = _positional(model, len(call[0]))
+    steps = Program(reader.steps, inputs, reader.outputs, in_spec, out_spec, reader.tensors, call, names)
     return ExportedNet(steps, reader.sizes, copy.deepcopy(tensors), set(tensors) - set(model.state_dict()))
+
+
+def _positional(model: nn.Module, count: int) -> tuple[str, ...]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
+    return tuple(named[:count] + [f"argument_{i}" for i in range(len(named), count)])
 
 
 def _attribute(module: nn.Module, path: str) -> Tensor:
@@ -156,11 +164,31 @@ def _checked(model: nn.Module, net: ExportedNet, calls: list[Call]) -> ExportedN
     return net
 
 
+@contextlib.contextmanager
+def _signature(net: ExportedNet) -> Iterator[None]:
+    """The arguments by name for a while, which an export needs: ``forward`` takes whatever was exported."""
+    program, run = net.graph_program, net.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    kind = inspect.Parameter
+    named = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in program.positional]
+    named += [kind(name, kind.KEYWORD_ONLY) for name in program.example[1]]
+    forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    try:
+        net.__dict__["forward"] = forward
+        yield
+    finally:
+        del net.__dict__["forward"]
+
+
 def _differs(value: str) -> UserError:
     return UserError("the exported graph does not compute what the model does", value=value, mend=_FIRST_TIER)
 
 
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
+    model = copy.deepcopy(model)  # a call may change its buffers
     with evaluation(model), visible_layers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         args, kwargs = map_tensors(torch.clone, call)
@@ -191,12 +219,9 @@ def program_bytes(net: nn.Module) -> bytes:
         )
     call = net.graph_program.example
     shapes = [given.shape for given in net.graph_program.inputs if given.shape is not None]
-    program = _export(net, call, free=any(None in shape for shape in shapes))
-    file = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, file)
-        file.seek(0)
-        again = torch.export.load(file).module(check_guards=False)
+    with _signature(net):
+        program = _export(net, call, free=any(None in shape for shape in shapes))
+    data, again = _serialised(program)
     args, kwargs = map_tensors(torch.clone, call)
     with torch.no_grad():
         got = tensors_in(again(*args, **kwargs))
@@ -205,4 +230,23 @@ def program_bytes(net: nn.Module) -> bytes:
         relative_error(a, b) > _TOLERANCE for a, b in zip(wanted, got, strict=True)
     ):
         raise _differs("after saving and loading")
-    return file.getvalue()
+    return data
+
+
+def _serialised(program: ExportedProgram) -> tuple[bytes, nn.Module]:
+    """The bytes, and the module that they load as. Raises UserError where torch.export cannot write a part."""
+    file, log = io.BytesIO(), logging.getLogger("torch.export")
+    with _quiet():
+        level = log.level
+        try:
+            log.setLevel(logging.CRITICAL)  # what goes wrong is in the error
+            torch.export.save(program, file)
+            file.seek(0)
+            return file.getvalue(), torch.export.load(file).module(check_guards=False)
+        except Exception as error:
+            raise UserError(
+                f"the cut program cannot be saved: {type(error).__name__}: {error}",
+                mend="let the model take and return tensors in tuples, lists and dicts only",
+            ) from error
+        finally:
+            log.setLevel(level)
