@@ -66,10 +66,11 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
         "example_inputs": x[:2],
     }
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)  # the documents' own code, not somebody's input
     assert names["result"].verification.exact
+    assert Path("runs/exported/model.pt2").is_file()
     assert names["fresh_model"][0].out_features == 16
     assert names["model"][0].out_features == names["ema"].module[0].out_features == 23
     assert all(torch.equal(names["small"].state_dict()[k], v) for k, v in trained.state_dict().items())
