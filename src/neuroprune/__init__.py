@@ -19,14 +19,23 @@ if TYPE_CHECKING:
     from neuroprune.base.errors import BudgetNotMet, CutRefused, NeuropruneError, UserError
     from neuroprune.base.nouns import Budget, Cost, Measurement
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
-    from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, verify
+    from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
 
 _WHERE = {
     "neuroprune.api": ("CompressResult", "compress"),
     "neuroprune.base.errors": ("BudgetNotMet", "CutRefused", "NeuropruneError", "UserError"),
     "neuroprune.base.nouns": ("Budget", "Cost", "Measurement"),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
-    "neuroprune.pruning": ("Plan", "PruneResult", "Verification", "apply", "prune", "restore", "verify"),
+    "neuroprune.pruning": (
+        "Plan",
+        "PruneResult",
+        "Verification",
+        "apply",
+        "prune",
+        "restore",
+        "save_exported",
+        "verify",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -50,6 +59,7 @@ __all__ = [
     "cost",
     "prune",
     "restore",
+    "save_exported",
     "trace",
     "verify",
 ]

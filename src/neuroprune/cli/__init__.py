@@ -273,9 +273,12 @@ def prune(
     round_to: Annotated[int, typer.Option(help="Keep multiples of so many units.")] = 1,
     keep: Keep = None,
     on_refuse: Annotated[str, typer.Option(help="report, or raise: end with exit code 2")] = "report",
+    tier: Annotated[
+        str, typer.Option(help="module: the network's own class; exported: a graph, literal sizes changed too")
+    ] = "module",
     seed: int = 0,
 ) -> None:
-    """Cut a network once, without data: plan.json, model.safetensors, report.json; proven exact."""
+    """Cut a network once, without data: plan.json, model.safetensors (or .pt2), report.json; proven exact."""
     from neuroprune.pipeline.arguments import constructor_arguments, default_out, made_up_inputs, name_of
     from neuroprune.pipeline.structure import prune_into, summary_of
     from neuroprune.tasks.models import load_model
@@ -286,6 +289,7 @@ def prune(
     options = {
         "ratio": ratio, "criterion": criterion, "scope": scope, "granularity": granularity, "round_to": round_to,
         "keep": keep or [], "on_refuse": on_refuse, "seed": seed,
+        "tier": tier,
     }  # fmt: skip
     done = prune_into(folder, network, made_up_inputs(input_), options, facts)
     typer.echo("\n".join(summary_of(done, folder)))

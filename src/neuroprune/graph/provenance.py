@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import _disable_current_modes
@@ -83,7 +84,7 @@ class ProvenanceMode(TorchFunctionMode):
         kwargs = dict(kwargs) if kwargs else {}
         if func == _SHAPE:
             return self.shape(args[0])
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         if name == "size":
             shape = self.shape(args[0])
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -173,6 +174,11 @@ class ProvenanceMode(TorchFunctionMode):
             if not isinstance(size, SizeInt) or size.book is not self:
                 text = f"the size {plain(size)} is written in the code"
             self.equate(self.tree(size), self.count(vector), operator, text)
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """``view`` for ``torch.Tensor.view`` and for ``torch.ops.aten.view.default``, whose arguments are the same."""
+    return func._opname if isinstance(func, OpOverload) else getattr(func, "__name__", "")
 
 
 def plain(value: Any) -> Any:

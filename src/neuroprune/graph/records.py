@@ -19,6 +19,8 @@ _OURS = str(Path(__file__).parents[1])
 
 #: the name of our functions that call the user's model: no frame outside of them is the model's code
 BOUNDARY = "run_users_model"
+#: the name of our function that runs one call of an exported graph: its ``step`` knows where that was written
+STEP = "run_step"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def user_line() -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != BOUNDARY:
-        if _is_users(frame.f_code.co_filename):
+        if frame.f_code.co_name == STEP and frame.f_code.co_filename.startswith(_OURS):
+            return str(frame.f_locals["step"].where)
+        if is_users(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
@@ -121,9 +125,9 @@ def user_line_of(error: BaseException) -> str:
     """``file:line`` of the last frame of an error's traceback that is the model's own code; empty without one."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = max((i for i, f in enumerate(frames) if f.name == BOUNDARY), default=-1)
-    own = [f for f in frames[inside + 1 :] if _is_users(f.filename)]
+    own = [f for f in frames[inside + 1 :] if is_users(f.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
     return not filename.startswith((_TORCH, _OURS, "<"))

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from neuroprune.graph.expressions import SizeInt
 from neuroprune.graph.labels import Vector
-from neuroprune.graph.provenance import COMPOSITES, HANDLERS, Call, ProvenanceMode, in_one_piece, plain, sizes_of
+from neuroprune.graph.provenance import (
+    COMPOSITES,
+    HANDLERS,
+    Call,
+    ProvenanceMode,
+    in_one_piece,
+    name_of,
+    plain,
+    sizes_of,
+)
 
 __all__ = ["HANDLERS"]
 
@@ -187,6 +196,14 @@ def _bound(call: Call, bound: Any, vector: Vector | None) -> None:
         call.book.equals(bound, vector, call.name)
 
 
+@sizes_of("slice")
+def aten_slice(call: Call) -> None:
+    """aten.slice.Tensor(self, dim, start, end, step): an end beyond every size stays the end."""
+    dim = plain(call.argument(1, "dim", 0))
+    bounds = slice(call.argument(2, "start"), call.argument(3, "end"), call.argument(4, "step"))
+    _slice(call, bounds, _labels(call, call.args[0], dim))
+
+
 @sizes_of("select")
 def select(call: Call) -> None:
     _bound(call, call.argument(2, "index"), _labels(call, call.args[0], plain(call.argument(1, "dim"))))
@@ -201,6 +218,14 @@ def convolution(call: Call) -> None:
     else:
         call.book.unchanged(call.argument(6, "groups", 1))
     call.book.unchanged(call.args[3:6], call.args[7:], {k: v for k, v in call.kwargs.items() if k != "groups"})
+
+
+@sizes_of("convolution")
+def any_convolution(call: Call) -> None:
+    """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
+    last = call.book.labels.last
+    call.book.equals(call.argument(8, "groups"), last.counted.get("groups") if last else None, call.name)
+    call.book.unchanged(call.args[3:8])
 
 
 @sizes_of("group_norm")
@@ -253,7 +278,7 @@ def _attention(
 def _recurrent(
     book: ProvenanceMode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    name = func.__name__
+    name = name_of(func)
     if len(args) != 9 or not isinstance(args[2], (tuple, list)) or kwargs:
         return func(*args, **kwargs)  # packed sequences: left to the operators below
     names = (

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from neuroprune.base.files import atomic_folder, check_free, save_tensors, write_json
+from neuroprune.base.files import atomic_folder, check_free, save_tensors, write_bytes, write_json
 from neuroprune.base.nouns import Cost
 from neuroprune.base.versions import versions
 from neuroprune.graph.cost import cost
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.cut import PruneResult, prune
+from neuroprune.pruning.exported import program_bytes
 from neuroprune.pruning.restore import save_undo
 
 SCHEMA = 1
@@ -35,8 +36,9 @@ def prune_into(
 ) -> PrunedOnce:
     """Prune a copy of ``network`` with ``options`` of `prune`; the folder appears when all of it is written.
 
-    In it: ``plan.json``, ``model.safetensors`` (the cut weights), ``report.json`` (``facts``, the options, what
-    went, what stayed and why, the proof) and ``undo/`` (the dense weights, for ``neuroprune restore``).
+    In it: ``plan.json``, ``model.safetensors`` (the cut weights; ``model.pt2``, the exported program, of a
+    second-tier result), ``report.json`` (``facts``, the options, what went, what stayed and why, the proof) and
+    ``undo/`` (the dense weights, for ``neuroprune restore``).
 
     Raises UserError when the folder is taken, cannot be written, or as `prune` does; then nothing is left behind.
     """
@@ -45,7 +47,10 @@ def prune_into(
     done = PrunedOnce(result, cost(network, inputs), cost(result.model, inputs))
     with atomic_folder(folder) as place:
         save_undo(place / "undo", network, result.plan)
-        save_tensors(place / "model.safetensors", result.model.state_dict())
+        if result.tier == "exported":
+            write_bytes(place / "model.pt2", program_bytes(result.model))
+        else:
+            save_tensors(place / "model.safetensors", result.model.state_dict())
         result.plan.save(place / "plan.json")
         write_json(place / "report.json", report_of(done, {**facts, "options": dict(options)}))
     return done
@@ -58,6 +63,7 @@ def report_of(done: PrunedOnce, facts: Mapping[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         "versions": versions(),
         **facts,
+        "tier": done.result.tier,
         "params": {"before": done.before.params, "after": done.after.params},
         "macs": {"before": done.before.macs, "after": done.after.macs},
         "verification": {name: _plain(value) for name, value in proof.items()},
@@ -95,7 +101,7 @@ def summary_of(done: PrunedOnce, folder: Path) -> list[str]:
         f"over {proof.values:,} values (float64)",
         *refusal_lines(done.result.refused, at_most=10),
         str(folder / "plan.json"),
-        str(folder / "model.safetensors"),
+        str(folder / ("model.pt2" if done.result.tier == "exported" else "model.safetensors")),
         str(folder / "report.json"),
     ]
 

@@ -7,6 +7,7 @@ from neuroprune.pruning.bypass import Bypass
 from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.cut import PruneResult, provable, prove, prune
 from neuroprune.pruning.depth import combine, prune_depth
+from neuroprune.pruning.exported import exported, save_exported
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
 from neuroprune.pruning.restore import load_undo, restore, save_undo
@@ -31,6 +32,7 @@ __all__ = [
     "block_scores",
     "build_plan",
     "combine",
+    "exported",
     "find_blocks",
     "fingerprint",
     "gather",
@@ -41,6 +43,7 @@ __all__ = [
     "prune_depth",
     "restore",
     "saliencies",
+    "save_exported",
     "save_undo",
     "score",
     "verify",

@@ -14,7 +14,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
-from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
+from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint, tier_of
 from neuroprune.pruning.score import Scores
 from neuroprune.pruning.surgery import attribute_edits
 
@@ -97,7 +97,8 @@ def build_plan(model: nn.Module, trace: Trace, decisions: Sequence[GroupDecision
         for name, dims in sorted(gone.items())
     }
     solved = [AttributeEdit(e.module, e.path, e.before, e.after) for e in edits]
-    return Plan(fingerprint(model), removed, attribute_edits(model, removed, solved), tuple(decisions))
+    changes = attribute_edits(model, removed, solved)
+    return Plan(fingerprint(model), removed, changes, tuple(decisions), tier=tier_of(model))
 
 
 def _settled(trace: Trace, decisions: Sequence[GroupDecision]) -> list[GroupDecision]:

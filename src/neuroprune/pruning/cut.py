@@ -14,7 +14,8 @@ from neuroprune.base.errors import CutRefused, UserError
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.allocate import Granularity, Scope, allocate, build_plan, check_patterns
-from neuroprune.pruning.plan import GroupDecision, Plan
+from neuroprune.pruning.exported import exported
+from neuroprune.pruning.plan import TIERS, GroupDecision, Plan
 from neuroprune.pruning.score import score
 from neuroprune.pruning.statistics import Statistics
 from neuroprune.pruning.surgery import apply
@@ -23,12 +24,16 @@ from neuroprune.pruning.verify import Verification, verify
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``model``: the cut network, of the user's own class. ``refused``: dimensions with what stays, and why."""
+    """``model``: the cut network, of the user's own class. ``refused``: dimensions with what stays, and why.
+
+    ``tier``: ``module``; or ``exported`` where ``model`` is an exported graph, for inference only.
+    """
 
     model: nn.Module
     plan: Plan
     verification: Verification
     refused: tuple[Refusal, ...]
+    tier: str = "module"
 
 
 def prune(
@@ -45,6 +50,7 @@ def prune(
     inplace: bool = False,
     on_refuse: Literal["report", "raise"] = "report",
     seed: int = 0,
+    tier: Literal["module", "exported"] = "module",
 ) -> PruneResult:
     """Physically remove about ``ratio`` of the channels of ``model``; no hints about its structure needed.
 
@@ -55,17 +61,21 @@ def prune(
     relative error <= 1e-9). Groups for which that cannot be shown stay whole and are listed in ``refused``;
     ``on_refuse="raise"`` raises CutRefused for them instead (not for what the trace alone shows to be uncuttable,
     such as outputs and literal sizes). ``granularity="block"`` removes whole residual blocks (``prune_depth``).
+
+    ``tier="exported"`` cuts an exported graph of ``model`` instead, in which sizes that are literals of its code
+    can be changed too. The result is for inference only and for inputs of the example's sizes (the first dimension
+    may vary where the model lets it); `neuroprune.save_exported` writes it. ``model`` is not touched.
+
     Raises UserError for unknown names, bad ratios or inputs that do not fit.
     """
-    if on_refuse not in ("report", "raise"):
-        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    _check_options(on_refuse, tier, inplace)
     if granularity == "block":
-        from neuroprune.pruning.depth import prune_depth  # depth.py stands on this module
-
-        return prune_depth(
-            model, example_inputs, ratio, criterion=criterion, keep=keep, statistics=statistics,
+        return _prune_blocks(
+            model, example_inputs, ratio, tier, criterion=criterion, keep=keep, statistics=statistics,
             on_refuse=on_refuse, seed=seed, inplace=inplace,
         )  # fmt: skip
+    if tier == "exported":
+        model, inplace = exported(model, example_inputs), True  # a copy already
     found = trace(model, example_inputs)
     check_patterns(found.groups, keep)
     scores = score(model, found, criterion, statistics, seed=seed)
@@ -77,7 +87,26 @@ def prune(
     if refused and on_refuse == "raise":
         raise CutRefused(refused[0].reason, where=refused[0].parameter)
     cut = apply(plan, model if inplace else copy.deepcopy(model))
-    return PruneResult(cut, plan, verification, found.refused + refused)
+    return PruneResult(cut, plan, verification, found.refused + refused, tier)
+
+
+def _check_options(on_refuse: str, tier: str, inplace: bool) -> None:
+    if on_refuse not in ("report", "raise"):
+        raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
+    if tier not in TIERS:
+        raise UserError(f"unknown tier {tier!r}", mend=f"use {' or '.join(TIERS)}")
+    if tier == "exported" and inplace:
+        raise UserError(
+            "an exported graph is another object than the model", value="inplace=True", mend="take result.model"
+        )
+
+
+def _prune_blocks(model: nn.Module, example_inputs: Any, ratio: float, tier: str, **options: Any) -> PruneResult:
+    from neuroprune.pruning.depth import prune_depth  # depth.py stands on this module
+
+    if tier != "module":
+        raise UserError("blocks are modules; an exported graph has none", value=tier, mend='use tier="module"')
+    return prune_depth(model, example_inputs, ratio, **options)
 
 
 def prove(

@@ -82,7 +82,7 @@ def combine(width: Plan, depth: Plan) -> Plan:
     Cut tensors inside removed blocks stay in the plan; they go with the block. Raises UserError for plans of
     different models, and where both cut tensors.
     """
-    if width.fingerprint != depth.fingerprint:
+    if (width.fingerprint, width.tier) != (depth.fingerprint, depth.tier):
         raise UserError("the two plans were made for different models", mend="make both for the same dense model")
     if width.removed and depth.removed:
         raise UserError(
@@ -92,7 +92,12 @@ def combine(width: Plan, depth: Plan) -> Plan:
     bypassed = {**width.bypassed, **depth.bypassed}
     outermost = {n: r for n, r in bypassed.items() if not is_inside(n, bypassed.keys() - {n})}
     return Plan(
-        width.fingerprint, cutting.removed, cutting.attributes, width.decisions + depth.decisions, outermost
+        width.fingerprint,
+        cutting.removed,
+        cutting.attributes,
+        width.decisions + depth.decisions,
+        outermost,
+        width.tier,
     )
 
 

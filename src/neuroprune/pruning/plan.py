@@ -18,6 +18,8 @@ from neuroprune.pruning.paths import parse
 
 SCHEMA = 1
 SCHEMA_OF_BYPASSES = 2  # an older version must refuse such a plan, not overlook the blocks
+SCHEMA_OF_TIERS = 3  # nor what it was made for
+TIERS = ("module", "exported")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Plan:
     ``bypassed[module]``: a block that goes as a whole, and which of its arguments its callers get instead, such as
     ``args[0]`` or ``(args[0], None)``. ``removed`` may name tensors of such a block: they are cut, then dropped
     with it, so that a plan of widths stays the same whichever blocks go.
+
+    ``tier``: ``module`` for a plan that cuts the user's own module; ``exported`` for one that cuts the exported
+    graph of it (see `neuroprune.pruning.exported`), whose sizes the module itself does not have.
     """
 
     fingerprint: str
@@ -66,11 +71,12 @@ class Plan:
     attributes: tuple[AttributeEdit, ...] = ()
     decisions: tuple[GroupDecision, ...] = ()
     bypassed: Mapping[str, str] = field(default_factory=dict)
+    tier: str = "module"
 
     @classmethod
     def identity(cls, model: nn.Module) -> Plan:
         """The plan that removes nothing."""
-        return cls(fingerprint(model))
+        return cls(fingerprint(model), tier=tier_of(model))
 
     def kept_fraction(self) -> dict[str, float]:
         """Share of the units that stay, per group."""
@@ -78,8 +84,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         bypassed = {"bypassed": dict(self.bypassed)} if self.bypassed else {}
+        tier = {"tier": self.tier} if self.tier != "module" else {}
         return {
-            "schema": SCHEMA_OF_BYPASSES if bypassed else SCHEMA,
+            "schema": SCHEMA_OF_TIERS if tier else SCHEMA_OF_BYPASSES if bypassed else SCHEMA,
             "fingerprint": self.fingerprint,
             "removed": {
                 name: {str(dim): list(indices) for dim, indices in dims.items()}
@@ -91,6 +98,7 @@ class Plan:
                 for d in self.decisions
             ],
             **bypassed,
+            **tier,
         }
 
     @classmethod
@@ -102,9 +110,9 @@ class Plan:
                 where=where,
                 mend="name the plan.json of an artifact or run",
             )
-        if data["schema"] not in (SCHEMA, SCHEMA_OF_BYPASSES):
+        if data["schema"] not in (SCHEMA, SCHEMA_OF_BYPASSES, SCHEMA_OF_TIERS):
             raise UserError(
-                f"the plan has schema {data['schema']}, this version reads {SCHEMA} and {SCHEMA_OF_BYPASSES}",
+                f"the plan has schema {data['schema']}, this version reads {SCHEMA} to {SCHEMA_OF_TIERS}",
                 where=where,
                 mend="install the version of neuroprune that wrote it",
             )
@@ -116,7 +124,10 @@ class Plan:
             decisions = tuple(_decision(d) for d in data["decisions"])
             attributes = tuple(_edit(e) for e in data["attributes"])
             bypassed = {str(name): str(returns) for name, returns in data.get("bypassed", {}).items()}
-            return cls(str(data["fingerprint"]), removed, attributes, decisions, bypassed)
+            tier = str(data.get("tier", "module"))
+            if tier not in TIERS:
+                raise ValueError(f"there is no tier {tier!r}")
+            return cls(str(data["fingerprint"]), removed, attributes, decisions, bypassed, tier)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"the plan is damaged: {error!r}", where=where, mend="take it again from the run that made it"
@@ -148,6 +159,11 @@ def _edit(data: dict[str, Any]) -> AttributeEdit:
 def _decision(data: dict[str, Any]) -> GroupDecision:
     fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
     return GroupDecision(**fields)
+
+
+def tier_of(model: nn.Module) -> str:
+    """``exported`` for an exported graph, ``module`` for any other network."""
+    return str(getattr(type(model), "neuroprune_tier", "module"))
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ from neuroprune.pruning.companions import (
     swaps_of_state_dict,
     unwrapped,
 )
-from neuroprune.pruning.plan import AttributeEdit, Plan, fingerprint
+from neuroprune.pruning.plan import AttributeEdit, Plan, fingerprint, tier_of
 from neuroprune.pruning.tensors import masked, named_tensors, shrink
 from neuroprune.pruning.transaction import Swap, all_or_nothing
 
@@ -108,6 +108,8 @@ def rewrite(
 
 def _check_fits(plan: Plan, network: nn.Module) -> None:
     """Raises UserError when ``network`` is not of the architecture that the plan was made for."""
+    if plan.tier != tier_of(unwrapped(plan, network)):
+        raise _of_another_tier(plan, network)
     difference = _first_difference(plan, network)
     if not difference and fingerprint(network) == plan.fingerprint:
         return
@@ -116,6 +118,19 @@ def _check_fits(plan: Plan, network: nn.Module) -> None:
         f"the plan was made for another model: {difference or 'names or shapes of its tensors differ'}",
         where=type(network).__name__,
         mend="pass the network inside the wrapper (model.module or model._orig_mod)" if inside else _SAME_MODEL,
+    )
+
+
+def _of_another_tier(plan: Plan, network: nn.Module) -> UserError:
+    name = type(network).__name__
+    if plan.tier == "module":
+        return UserError("the plan cuts a module, and this is an exported graph", where=name, mend=_SAME_MODEL)
+    return UserError(
+        "a second-tier plan cuts the exported graph of a model and cannot be applied to the module itself: it "
+        "changes sizes that are written into the module's code",
+        where=name,
+        mend="load the model.pt2 beside the plan with torch.export.load, or apply the plan to "
+        "neuroprune.pruning.exported(model, example_inputs)",
     )
 
 
