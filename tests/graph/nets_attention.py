@@ -365,7 +365,6 @@ ATTENTION = {
     "attention_einsum": fused(EinsumAttention, False),
     "attention_einsum_tokens_first": fused(EinsumTokensFirst, False),
     "attention_folded_heads": fused(FoldedHeads, False),
-    "attention_head_loop": fused(HeadLoop, False),
     "attention_linear": fused(LinearAttention, False),
     "attention_relative_bias": fused(RelativeBias),
     "attention_talking_heads": fused(TalkingHeads, False),

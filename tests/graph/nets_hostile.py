@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from graph.nets_attention import HeadLoop, Tokens
 from graph.nets_case import IMAGE, ROWS, SEQUENCE, Hostile, normal
+from graph.nets_index import MaskedChannels
+from graph.nets_layout import ShuffleUnit
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -280,6 +283,9 @@ def open_sandwich(middle: Callable[[Any, Tensor], Tensor], **attributes: Any) ->
 
 #: network and inputs where an exact cut and a refusal are both right; a wrong cut or an exception is not
 OPEN: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+    "mask_of_channels": (MaskedChannels, IMAGE),
+    "shuffle_unit": (ShuffleUnit, IMAGE),
+    "attention_head_loop": (lambda: Tokens(HeadLoop(8, 4, 4)), SEQUENCE),
     "int_of_a_quotient": open_sandwich(lambda m, x: x.view(-1, int(m.doubled / 2), 6, 6), doubled=16),
     "int_of_a_product": open_sandwich(lambda m, x: x.view(-1, int(m.half * 2.0), 6, 6), half=4),
     "rounded": open_sandwich(lambda m, x: x.view(-1, round(m.width * 1.0), 6, 6)),

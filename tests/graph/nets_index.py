@@ -241,7 +241,6 @@ INDEX = {
     "one_hot": Case(OneHot, tokens(2, 5), {"weight.1": 8, "out.weight.1": 8}),
     "bucketize": Case(Bucketed, normal(2, 5), {"table.weight.1": 8, "out.weight.1": 8}),
     # channels that nobody picked reach nothing; whether they count as free is open, the five picked ones go
-    "mask_of_channels": Case(MaskedChannels, IMAGE, among={"out.weight.1": 5}, statistics=None),
     "where_of_channels": Case(
         WhereChannels, IMAGE, {"a.weight.0": 8, "b.weight.0": 8, "chosen.0": 8, "out.weight.1": 8}),
     "where_of_places": Case(WherePlaces, IMAGE, {"a.weight.0": 8, "b.weight.0": 8, "out.weight.1": 8}),

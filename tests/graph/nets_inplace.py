@@ -169,7 +169,7 @@ INPLACE = {
     "written_over": Case(
         Meeting, IMAGE, {"a.weight.0": 8, "b.weight.0": 8, "left.weight.1": 8, "out.weight.1": 8}),
     "moving_mean": Case(MovingMean, IMAGE, SAME | {"mean.0": 8}),
-    "replaced_buffer": Case(Replaced, SEQUENCE, {"embed.weight.0": 8, "last.0": 8, "out.weight.1": 8}),
+    "replaced_buffer": Case(Replaced, SEQUENCE, {"embed.weight.0": 8, "out.weight.1": 8}),
 }  # fmt: skip
 
 #: as in nets_hostile.OPEN: an exact cut and a refusal are both right

@@ -304,7 +304,6 @@ LAYOUT = {
         Residues, IMAGE, {"convs.0.weight.0": 3, "convs.2.weight.0": 3},
         shrinks=("conv.weight.0", "out.weight.1"),
     ),
-    "shuffle_unit": Case(ShuffleUnit, IMAGE, shrinks=("stem.weight.0", "out.weight.1")),
     "stacked": Case(
         Stacked, IMAGE, {"a.weight.0": 6, "b.weight.0": 6},
         footprint={"out.weight.1": [[i, i + 6] for i in range(6)]},

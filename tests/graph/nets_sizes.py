@@ -280,6 +280,7 @@ SIZES = {
     "made_tensors": Case(
         MadeTensors, SEQUENCE, {"embed.weight.0": 8, "embed.bias.0": 8, "out.weight.1": 8}),
     "made_weights": Case(
-        Hyper, normal(4, 3), {"first.weight.0": 4, "out.weight.1": 6, "make.weight.0": (4, 6)}),
+        Hyper, normal(4, 3), {"first.weight.0": 4, "out.weight.1": 6, "make.weight.0": (4, 6)},
+        shrinks=("make.weight.0", "out.weight.1")),  # the product of both is cut by one of them
     "part_of_a_weight": Case(PartOfWeight, ROWS, {"weight.0": 8, "bias.0": 8, "out.weight.1": 8}),
 }  # fmt: skip

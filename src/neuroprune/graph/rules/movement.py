@@ -147,7 +147,11 @@ def gather(op: OpCall) -> list[Labels]:
     op.complaint = "indices into this dimension would point elsewhere after a cut"
     value, where = op.args["self"], op.args["index"]
     dim = op.args["dim"] % max(value.dim(), 1)
-    sides = [(op.take_all(t, but=[dim]), _but(t, dim)) for t in (value, where)]
+    shape = op.extent(where)  # an index repeated for every channel can be repeated less often
+    sides = [
+        (op.take_all(value, but=[dim]), _but(value, dim)),
+        (op.take_all(where, but=[dim]), (*shape[:dim], 1, *shape[dim + 1 :])),
+    ]
     return [op.meet(sides, value.dim())]
 
 
