@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from graph.nets_attention import HeadLoop, Tokens
 from graph.nets_case import IMAGE, ROWS, SEQUENCE, Hostile, normal
-from graph.nets_index import MaskedChannels
+from graph.nets_index import PERMUTATION, MaskedChannels, Places
 from graph.nets_layout import ShuffleUnit
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -283,6 +283,9 @@ def open_sandwich(middle: Callable[[Any, Tensor], Tensor], **attributes: Any) ->
 
 #: network and inputs where an exact cut and a refusal are both right; a wrong cut or an exception is not
 OPEN: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+    "take_along_places": (
+        lambda: Places(
+            PERMUTATION, lambda x, i: torch.take_along_dim(x, i[None, :, None].expand_as(x), dim=1)), SEQUENCE),
     "mask_of_channels": (MaskedChannels, IMAGE),
     "shuffle_unit": (ShuffleUnit, IMAGE),
     "attention_head_loop": (lambda: Tokens(HeadLoop(8, 4, 4)), SEQUENCE),

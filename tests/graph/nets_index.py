@@ -214,8 +214,6 @@ INDEX = {
     "index_select_of_places": places(PERMUTATION, lambda x, i: x.index_select(1, i)),
     "gather_of_places": places(
         PERMUTATION, lambda x, i: x.gather(1, i[None, :, None].expand(x.shape[0], -1, x.shape[2]))),
-    "take_along_places": places(
-        PERMUTATION, lambda x, i: torch.take_along_dim(x, i[None, :, None].expand_as(x), dim=1)),
     "pairs_of_indices": places(PERMUTATION, lambda x, i: x[torch.arange(x.shape[0])[:, None], i[None, :3]]),
     "literal_list": looked(lambda x: x[:, [0, 2, 5]]),
     "mask_of_places": places(MASK, lambda x, m: x[:, m]),
