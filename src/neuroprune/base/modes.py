@@ -51,3 +51,26 @@ def in_float64() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Whatever the modules write into their attributes, caches and buffers meanwhile is gone afterwards."""
+    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
+    try:
+        for current, _, _, _ in before:
+            for key, value in current.items():
+                if type(value) in (dict, list) and key not in _MODULES_OWN:
+                    current[key] = value.copy()
+        yield
+    finally:
+        for current, saved, buffers, parameters in before:
+            current.clear()
+            current.update(saved)
+            for held, values in ((current["_buffers"], buffers), (current["_parameters"], parameters)):
+                held.clear()
+                held.update(values)
+
+
+#: what nn.Module keeps for itself
+_MODULES_OWN = frozenset(nn.Module().__dict__)

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuroprune.base.modes import evaluation
+from neuroprune.base.modes import evaluation, unchanged
 from neuroprune.base.nouns import Cost
 from neuroprune.graph.calls import as_call
 
@@ -25,7 +25,7 @@ def cost(model: nn.Module, example_inputs: Any) -> Cost:
         args, kwargs = tree_map(
             lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, (args, kwargs)
         )
-        with evaluation(model), FlopCounterMode(display=False) as counter:
+        with unchanged(model), evaluation(model), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     params = sum(p.numel() for p in model.parameters())
     return Cost(params, counter.get_total_flops() // (2 * batch), 4 * params)
