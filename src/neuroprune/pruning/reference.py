@@ -3,20 +3,20 @@
 Two references. :func:`zeroed` only zeroes weights at the plan's indices and shares nothing with the engine. Where
 statistics over channels change (layer norm, softmax, attention's default scale) it cannot serve: there
 :func:`masked_outputs` runs the dense network, zeroes the dropped labels after every operator and takes every
-statistic over the kept ones.
+statistic over the kept ones. What is kept is read off an operator's input, never off the labels its rule writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import in_float64
@@ -107,36 +107,80 @@ class _MaskMode(LabelMode):  # type: ignore[no-untyped-call]  # torch: untyped _
                     out.index_fill_(dim, torch.from_numpy(lost), 0)
 
     def _recompute(self, op: OpCall) -> None:
-        """The operator on the kept part of its arguments, put where it belongs in the full-size output."""
-        small = tree_map(lambda x: self._kept(x) if isinstance(x, Tensor) else x, op.args)
-        if op.name in ("native_layer_norm", "_fused_rms_norm"):
-            behind = len(op.args["normalized_shape"])
-            small["normalized_shape"] = list(small["input"].shape[-behind:])
-        if op.name == "native_group_norm":
-            self._resize_groups(op, small)
-        func: Any = op.func or getattr(torch.nn.functional, op.name)
-        result = func(**small)
+        """The operator's result where its input is kept, computed from what is kept of its input.
+
+        Where that is, and where the results go, follows from the labels of the *input* and from what the operator
+        does: labels that its rule writes, or forgets to tie, must not decide what they are checked against.
+        """
+        if op.name == "scaled_dot_product_attention":
+            op.outputs[0].copy_(self._attention(op))
+            return
+        value = op.args["input" if "input" in op.args else "self"]
+        keep = [self._kept(value, dim) for dim in range(value.dim())]
+        assert op.func is not None
+        result = op.func(**_of_kept(op, value, keep))
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for out, part in zip(op.outputs, results, strict=True):
-            self._put(out, part)
+            _put(out, part, _places(op, value, out, keep))
 
-    def _resize_groups(self, op: OpCall, small: dict[str, Any]) -> None:
-        batch, channels = small["input"].shape[:2]
-        group = op.counted.get("num_groups")
-        if group is not None:
-            small["group"] = int((~self.gone[group]).sum())
-        small["N"], small["C"] = batch, channels
-        small["HxW"] = small["input"].numel() // (batch * channels)
+    def _kept(self, tensor: Tensor, dim: int) -> Tensor:
+        """Indices of one dimension that stay."""
+        vector = self.labels_of(tensor).get(dim)
+        if vector is None:
+            return torch.arange(tensor.shape[dim])
+        return torch.from_numpy(np.flatnonzero(~self.gone[vector]))
 
-    def _kept(self, tensor: Tensor) -> Tensor:
-        for dim, vector in self.labels_of(tensor).items():
-            tensor = tensor.index_select(dim, torch.from_numpy(np.flatnonzero(~self.gone[vector])))
-        return tensor
+    def _attention(self, op: OpCall) -> Tensor:
+        """Removed channels are zero already; what changes is the default scale, 1 / sqrt(head dimension)."""
+        query = op.args["query"]
+        width = self._kept(query, query.dim() - 1).numel()
+        arguments = {**op.args, "scale": width**-0.5}
+        return torch.nn.functional.scaled_dot_product_attention(**arguments)
 
-    def _put(self, out: Tensor, part: Tensor) -> None:
-        index = [torch.arange(size) for size in out.shape]
-        for dim, vector in self.labels_of(out).items():
-            index[dim] = torch.from_numpy(np.flatnonzero(~self.gone[vector]))
-        if part.shape == torch.Size(len(i) for i in index):
-            out.zero_()
-            out[torch.meshgrid(*index, indexing="ij")] = part
+
+def _of_kept(op: OpCall, value: Tensor, keep: Sequence[Tensor]) -> dict[str, Any]:
+    """The arguments of an operator, of ``value`` and all that belongs to its channels only what is kept."""
+    small = {name: _take(x, keep) if x is value else x for name, x in op.args.items()}
+    behind = len(op.args.get("normalized_shape", ()))
+    channels = keep[value.dim() - behind :] if behind else keep[1:2]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if isinstance(op.args.get(name), Tensor):
+            small[name] = _take(op.args[name], channels)
+    if behind:
+        small["normalized_shape"] = [len(k) for k in channels]
+    if op.name == "native_group_norm":
+        shape = [len(k) for k in keep]
+        small |= {"N": shape[0], "C": shape[1], "HxW": math.prod(shape[2:])}
+        small["group"] = _groups_left(value.shape[1], op.args["group"], keep[1])
+    return small
+
+
+def _groups_left(channels: int, groups: int, kept: Tensor) -> int:
+    """How many groups of a group norm keep any channel. Raises ValueError where they keep unequal numbers."""
+    counts = torch.zeros(channels).index_fill_(0, kept, 1).view(groups, -1).sum(1)
+    if len(set(counts[counts > 0].tolist())) > 1:
+        raise ValueError("the groups of a group norm keep unequal numbers of channels")
+    return int((counts > 0).sum())
+
+
+def _take(tensor: Tensor, keep: Sequence[Tensor]) -> Tensor:
+    for dim, indices in enumerate(keep):
+        tensor = tensor.index_select(dim, indices)
+    return tensor
+
+
+def _places(op: OpCall, value: Tensor, out: Tensor, keep: Sequence[Tensor]) -> list[Tensor]:
+    """Where in each dimension of an output the results of the kept part belong."""
+    dims = list(range(value.dim()))
+    if out.dim() < value.dim():  # a reduction
+        given = op.args.get("dim")
+        reduced = dims if not given and given != 0 else [given] if isinstance(given, int) else given
+        dims = [d for d in dims if d not in {r % value.dim() for r in reduced}]
+    sized = zip(dims, out.shape, strict=False)
+    return [keep[d] if size == value.shape[d] else torch.arange(size) for d, size in sized]
+
+
+def _put(out: Tensor, part: Tensor, places: Sequence[Tensor]) -> None:
+    if list(part.shape) == [len(p) for p in places]:  # otherwise moments, which the network does not see
+        out.zero_()
+        out[torch.meshgrid(*places, indexing="ij")] = part
