@@ -137,7 +137,7 @@ def rolled_vector(vector: Vector) -> Vector:
 
 REVERSED, ROLLED = relabelled(reversed_vector), relabelled(rolled_vector)
 TIES, PINS, PRODUCTS = forgetting("ties"), forgetting("pins", "ties"), forgetting("products")
-STATISTICS = forgetting("statistics", "sums")
+STATISTICS = forgetting("statistics")
 
 #: (operators, what is wrong with their rule, networks each of which must notice)
 RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {

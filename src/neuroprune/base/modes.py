@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -74,3 +75,21 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 #: what nn.Module keeps for itself
 _MODULES_OWN = frozenset(nn.Module().__dict__)
+
+
+def refresh(model: nn.Module) -> nn.Module:
+    """Make modules let go of what they computed from their weights in evaluation mode (a cached attention bias).
+
+    Those that cache do so while ``training`` is False, and drop it in ``train()``; each module keeps its own mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, training in modes:
+        module.training = training
+    return model
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy without what its modules cached in evaluation mode; ``model`` keeps that."""
+    with unchanged(model):
+        return copy.deepcopy(refresh(model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from neuroprune.base.errors import CutRefused, UserError
+from neuroprune.base.modes import copy_of
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.allocate import Granularity, Scope, allocate, build_plan, check_patterns
@@ -86,7 +86,7 @@ def prune(
     plan, verification, refused = prove(model, found, plan, example_inputs)
     if refused and on_refuse == "raise":
         raise CutRefused(refused[0].reason, where=refused[0].parameter)
-    cut = apply(plan, model if inplace else copy.deepcopy(model))
+    cut = apply(plan, model if inplace else copy_of(model))
     return PruneResult(cut, plan, verification, found.refused + refused, tier)
 
 

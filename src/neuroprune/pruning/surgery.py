@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import refresh
 from neuroprune.pruning import paths
 from neuroprune.pruning.bypass import check_bypasses, install
 from neuroprune.pruning.companions import (
@@ -76,7 +77,7 @@ def apply(plan: Plan, model: nn.Module, *, optimizer: Optimizers = None, ema: Av
     swaps += [swap for state in states for swap in swaps_of_state_dict(plan, model, state)]
     swaps += swaps_of_optimizers(plan, model, optimizers)
     rewrite(networks, swaps, writes, Followers(model, optimizers, states), lambda net: install(net, plan.bypassed))
-    return model
+    return refresh(model)
 
 
 def rewrite(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation, in_float64
+from neuroprune.base.modes import copy_of, evaluation, in_float64
 from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
@@ -52,7 +52,7 @@ def verify(
     Constant tensors (zero-initialised scales, say) are replaced by noise first: where everything is zero,
     equality proves nothing. ``found``: the model's trace, if there is one. ``model`` itself is not touched.
     """
-    dense = awake(copy.deepcopy(model).double(), seed)
+    dense = awake(copy_of(model).double(), seed)
     try:
         small = apply(plan, copy.deepcopy(dense))
     except UserError as error:
