@@ -187,7 +187,7 @@ class Twice(nn.Module):
 
 
 class Reduced(nn.Module):
-    """Means over space keep the channel, a mean over the channels forbids cutting it."""
+    """Means over space keep the channel, a mean over the channels is a statistic of what is kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,14 +207,14 @@ CASES = {
     "channel_shuffle": (ChannelShuffle, IMAGE, {"conv": 4}),
     "roll_channels": (RollChannels, IMAGE, {"conv": 5}),
     "flip_add": (FlipAdd, IMAGE, {"conv": 4}),
-    "depthwise": (Depthwise, IMAGE, {"point": 8}),
-    "grouped": (Grouped, (2, 3, 9), {"first": 4}),
+    "depthwise": (Depthwise, IMAGE, {"point": 8, "depth": 2}),
+    "grouped": (Grouped, (2, 3, 9), {"first": 2, "first#2": 4, "grouped": 3}),
     "concat": (Concat, IMAGE, {"a": 4, "b": 6}),
-    "transposed": (Transposed, IMAGE, {"down": 6, "up": 4}),
+    "transposed": (Transposed, IMAGE, {"down": 6, "up": 4, "up#2": 2, "deep": 4}),
     "bare_parameter": (BareParameter, (4, 3), {"weight": 6}),
     "einsum": (Einsum, (4, 3), {"weight": 6}),
     "pixel_shuffle": (PixelShuffle, IMAGE, {"conv": 4}),
     "twice": (Twice, (4, 3), {"first": 6}),
     "pad_shortcut": (PadShortcut, IMAGE, {"stem": 4}),
-    "reduced": (Reduced, IMAGE, {"a": 6}),
+    "reduced": (Reduced, IMAGE, {"a": 6, "b": 6}),
 }

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from graph.nets import CASES, Concat, FlipAdd, PermuteFlatten, Reduced, Residual, Tied
+from graph.nets import (
+    CASES,
+    Concat,
+    Depthwise,
+    FlipAdd,
+    Grouped,
+    PermuteFlatten,
+    Reduced,
+    Residual,
+    Tied,
+    Transposed,
+)  # fmt: skip
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
@@ -48,15 +59,38 @@ def test_tied_weights_shrink_on_the_shared_width_and_keep_the_vocabulary() -> No
     assert ("embed.weight", 0) in {(r.parameter, r.dim) for r in found.refused}
 
 
-def test_refusals_name_operator_module_line_and_reason() -> None:
+def test_a_grouped_convolution_loses_whole_groups_and_the_same_place_of_every_group() -> None:
+    """8 channels into 12 by 4 groups: 2 places for each group's input, 3 for its output."""
+    found = trace(Grouped(), torch.randn(1, 3, 9))
+    places, groups, outputs = (footprint(found, name) for name in ("first", "first#2", "grouped"))
+    assert found.group("first#2").kind == "conv_group"
+    assert places["first.weight.0"] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert places["grouped.weight.1"] == [[0], [1]]
+    assert groups["first.weight.0"] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert groups["grouped.weight.0"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]] == groups["out.weight.1"]
+    assert outputs["grouped.weight.0"] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]] == outputs["out.weight.1"]
+
+
+def test_a_depthwise_multiplier_is_a_group_of_its_own() -> None:
+    """Each of 8 channels makes 2: whole channels go, or the first (second) product of all."""
+    found = trace(Depthwise(), torch.randn(1, 3, 4, 4))
+    assert footprint(found, "point")["depth.weight.0"] == [[2 * i, 2 * i + 1] for i in range(8)]
+    assert footprint(found, "depth")["depth.weight.0"] == [list(range(0, 16, 2)), list(range(1, 16, 2))]
+
+
+def test_a_transposed_grouped_convolution_stores_its_outputs_once_for_all_groups() -> None:
+    """8 channels into 16 by 4 groups: the weight is [8, 4], so a unit of outputs is one column."""
+    found = trace(Transposed(), torch.randn(1, 3, 6, 6))
+    assert footprint(found, "up")["deep.weight.0"] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert footprint(found, "up")["out.weight.1"] == [list(range(4 * i, 4 * i + 4)) for i in range(4)]
+    assert footprint(found, "up#2")["deep.weight.0"] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert footprint(found, "deep")["deep.weight.1"] == [[0], [1], [2], [3]]
+    assert footprint(found, "deep")["out.weight.1"] == [[i, i + 4, i + 8, i + 12] for i in range(4)]
+
+
+def test_a_mean_over_channels_is_a_statistic() -> None:
     found = trace(Reduced(), torch.randn(1, 3, 4, 4))
-    refusal = next(r for r in found.refused if r.parameter == "b.weight" and r.dim == 0)
-    assert refusal.operator == "mean"
-    assert refusal.reason == "a reduction over this dimension would change"
-    assert refusal.where.rpartition(":")[0].endswith("nets.py")
-    line = int(refusal.where.rpartition(":")[2])
-    source = Path(refusal.where.rpartition(":")[0]).read_text().splitlines()
-    assert "mean(1, keepdim=True)" in source[line - 1]
+    assert {g.name: g.statistics for g in found.groups} == {"a": False, "b": True}
 
 
 def test_inputs_and_outputs_protect_themselves() -> None:
@@ -79,22 +113,32 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+@torch.library.custom_op("neuroprune_tests::mixed", mutates_args=())
+def mixed(x: Tensor) -> Tensor:
+    return x.cumsum(1)
+
+
+mixed.register_fake(torch.empty_like)
+
+
 class Unknown(nn.Module):
-    """cumprod over channels has no rule: its input is pinned and reported, never guessed."""
+    """An operator that no rule knows: its input is pinned and reported, never guessed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.cumprod(self.a(x), dim=1))
+        return self.out(mixed(self.a(x)))
 
 
-def test_an_operator_without_a_rule_pins_and_is_reported() -> None:
+def test_refusals_name_operator_module_line_and_reason() -> None:
     found = trace(Unknown(), torch.randn(2, 3))
     assert found.groups == ()
     refusal = next(r for r in found.refused if r.parameter == "a.weight" and r.dim == 0)
-    assert (refusal.operator, refusal.reason) == ("cumprod", "there is no rule for this operator")
+    assert (refusal.operator, refusal.reason) == ("mixed", "there is no rule for this operator")
+    file, _, line = refusal.where.rpartition(":")
+    assert "self.out(mixed(self.a(x)))" in Path(file).read_text().splitlines()[int(line) - 1]
 
 
 class Branching(nn.Module):

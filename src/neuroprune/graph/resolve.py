@@ -44,7 +44,8 @@ def resolve(records: Records) -> Components:
     products = _without_fixed(records, ties, pins)
     while True:
         of = _connect(ties, size)
-        tables = [_telling(np.unique(of[rows], axis=0)) for rows in products]
+        told = (_telling(np.unique(of[rows], axis=0)) for rows in products)
+        tables = [table for table in told if len(table)]  # none is left where everything collapsed
         extra = _conflicts(tables)
         if not extra:
             break
