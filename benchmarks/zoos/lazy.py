@@ -27,16 +27,16 @@ class Unwritten(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._skipped: set[int] = set()
+        self._skipped: dict[int, Any] = {}  # address -> storage: held, so that no other tensor gets the address
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name, first = func.overloadpacket.__name__, args[0] if args else None
         if isinstance(first, Tensor) and first.numel() >= LARGE and first.is_floating_point():
-            storage = first.untyped_storage().data_ptr()
+            storage = first.untyped_storage()
             if name in _FILLS:
-                self._skipped.add(storage)
+                self._skipped[storage.data_ptr()] = storage
                 return first
-            if name in _MOVES and storage in self._skipped:
+            if name in _MOVES and storage.data_ptr() in self._skipped:
                 return first
         return func(*args, **(kwargs or {}))
 
