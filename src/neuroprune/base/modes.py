@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from neuroprune.base.errors import UserError
+
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
@@ -83,7 +85,8 @@ def refresh(model: nn.Module) -> nn.Module:
     Those that cache do so while ``training`` is False, and drop it in ``train()``; each module keeps its own mode.
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.train()
+    with contextlib.suppress(UserError):  # a network for inference only has no other mode
+        model.train()
     for module, training in modes:
         module.training = training
     return model
