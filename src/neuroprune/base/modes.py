@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,27 +57,38 @@ def in_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+#: what nn.Module keeps for itself
+MODULES_OWN = frozenset(nn.Module().__dict__)
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Attributes, buffers and parameters that are set meanwhile are gone afterwards."""
+    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for current, attributes, buffers, parameters in before:
+            put_back(current, attributes)
+            put_back(current["_buffers"], buffers)
+            put_back(current["_parameters"], parameters)
+
+
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Whatever the modules write into their attributes, caches and buffers meanwhile is gone afterwards."""
-    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
-    try:
-        for current, _, _, _ in before:
-            for key, value in current.items():
-                if type(value) in (dict, list) and key not in _MODULES_OWN:
-                    current[key] = value.copy()
+    with restored(model):
+        for module in model.modules():
+            for key, value in module.__dict__.items():
+                if type(value) in (dict, list) and key not in MODULES_OWN:
+                    module.__dict__[key] = value.copy()
         yield
-    finally:
-        for current, saved, buffers, parameters in before:
-            current.clear()
-            current.update(saved)
-            for held, values in ((current["_buffers"], buffers), (current["_parameters"], parameters)):
-                held.clear()
-                held.update(values)
 
 
-#: what nn.Module keeps for itself
-_MODULES_OWN = frozenset(nn.Module().__dict__)
+def put_back(current: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Make the dict itself what it was: others hold it too."""
+    current.clear()
+    current.update(saved)
 
 
 def refresh(model: nn.Module) -> nn.Module:

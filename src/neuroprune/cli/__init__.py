@@ -244,9 +244,12 @@ def inspect(
     counted = cost(network, inputs)
     if as_json:
         groups = [
-            {"name": g.name, "units": g.size, "tensors": [[s.tensor, s.dim] for s in g.slices]}
+            {
+                "name": g.name, "units": g.size, "kind": g.kind, "statistics": g.statistics,
+                "tensors": [[s.tensor, s.dim] for s in g.slices],
+            }
             for g in found.groups
-        ]
+        ]  # fmt: skip
         refused = [vars(r) for r in found.refused]
         typer.echo(json.dumps({"cost": vars(counted), "groups": groups, "refused": refused}, indent=2))
         return

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroprune.base.modes import MODULES_OWN, put_back, refresh, restored
 from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
 
-#: what nn.Module keeps for itself
-_INTERNAL = frozenset(nn.Module().__dict__)
 _DEPTH = 5
 
 
@@ -26,6 +25,20 @@ class Place:
     module: str
     path: str
     value: int
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """A size that a module keeps in Python, before and after the cut.
+
+    ``name``: an attribute of ``module`` or a path below it, as `neuroprune.pruning.paths` reads them:
+    ``num_heads``, ``split_sizes[1]``, ``config.num_heads``, ``table['a'][0]``.
+    """
+
+    module: str
+    name: str
+    before: int
+    after: int
 
 
 class Attributes:
@@ -43,23 +56,22 @@ class Attributes:
     @contextlib.contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
         """Replace, and put everything back afterwards: caches written during the trace go too."""
-        modules = list(model.named_modules())
-        before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in modules]
-        try:
-            for name, module in modules:
-                for held in (module._parameters, module._buffers):
-                    for key, tensor in held.items():
-                        held[key] = self._converted(tensor, name, key, 0)
-                for key, value in before_items(module):
-                    module.__dict__[key] = self._converted(value, name, key, 0)
-            yield
-        finally:
-            for current, saved in reversed(self._objects):
-                _put_back(current, saved)
-            for current, saved, buffers, parameters in before:
-                _put_back(current, saved)
-                _put_back(current["_buffers"], buffers)
-                _put_back(current["_parameters"], parameters)
+        with restored(model):
+            refresh(model)  # what it computed from its weights and keeps would hide them
+            try:
+                for name, module in list(model.named_modules()):
+                    self._convert(name, module)
+                yield
+            finally:
+                for current, saved in reversed(self._objects):
+                    put_back(current, saved)
+
+    def _convert(self, name: str, module: nn.Module) -> None:
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                held[key] = self._converted(tensor, name, key, 0)
+        for key, value in own_attributes(module):
+            module.__dict__[key] = self._converted(value, name, key, 0)
 
     def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
         if isinstance(value, bool) or depth > _DEPTH:
@@ -101,11 +113,11 @@ class Attributes:
         return made
 
 
-def before_items(module: nn.Module) -> list[tuple[str, Any]]:
+def own_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     """The module's own attributes: not its parameters, children, hooks and flags."""
     if isinstance(module, torch.jit.ScriptModule):
         return []  # its attributes are compiled in
-    return [(key, value) for key, value in module.__dict__.items() if key not in _INTERNAL]
+    return [(key, value) for key, value in module.__dict__.items() if key not in MODULES_OWN]
 
 
 def _is_plain_object(value: Any) -> bool:
@@ -115,8 +127,3 @@ def _is_plain_object(value: Any) -> bool:
     if callable(value) or type(value).__module__.split(".")[0] in ("torch", "builtins", "numpy", "collections"):
         return False
     return isinstance(getattr(value, "__dict__", None), dict)
-
-
-def _put_back(current: dict[str, Any], saved: dict[str, Any]) -> None:
-    current.clear()
-    current.update(saved)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -53,6 +54,11 @@ def map_tensors(change: Callable[[Tensor], Any], value: Any, depth: int = 0) -> 
             object.__setattr__(made, key, map_tensors(change, item, depth + 1))
         return made
     return value
+
+
+def with_one_more(inputs: Any) -> Any:
+    """The inputs with their first example once more at the end: another batch size."""
+    return map_tensors(lambda x: torch.cat([x, x[:1]]) if x.dim() else x, inputs)
 
 
 def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:

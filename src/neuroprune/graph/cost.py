@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuroprune.base.modes import evaluation, unchanged
 from neuroprune.base.nouns import Cost
-from neuroprune.graph.calls import as_call
+from neuroprune.graph.calls import as_call, map_tensors, tensors_in
 
 
 def cost(model: nn.Module, example_inputs: Any) -> Cost:
@@ -20,11 +19,9 @@ def cost(model: nn.Module, example_inputs: Any) -> Cost:
     The first dimension of the first input tensor is the batch. Nothing is computed: fake tensors only.
     """
     args, kwargs = as_call(example_inputs)
-    batch = next((x.shape[0] for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()), 1)
+    batch = next((x.shape[0] for x in tensors_in((args, kwargs)) if x.dim()), 1)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        args, kwargs = tree_map(
-            lambda x: fake.from_tensor(x.detach()) if isinstance(x, Tensor) else x, (args, kwargs)
-        )
+        args, kwargs = map_tensors(lambda x: fake.from_tensor(x.detach()), (args, kwargs))
         with unchanged(model), evaluation(model), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
     params = sum(p.numel() for p in model.parameters())

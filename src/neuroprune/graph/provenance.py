@@ -169,7 +169,10 @@ class ProvenanceMode(TorchFunctionMode):
         """``size``, as given by the model's code, must be the number of kept labels of ``vector``."""
         if vector is None:
             self.unchanged(size)
-        elif plain(size) == vector.size:
+        elif plain(size) != vector.size:  # it counts something else than these labels: both must stay
+            self.unchanged(size)
+            self.labels.records.pin(vector, self.labels.reason(operator)("meets a size that is not its own"))
+        else:
             text = "a size of this dimension is computed here"
             if not isinstance(size, SizeInt) or size.book is not self:
                 text = f"the size {plain(size)} is written in the code"

@@ -25,12 +25,16 @@ STEP = "run_step"
 
 @dataclass(frozen=True)
 class Reason:
-    """Why labels may not be cut: operator, module path, ``file:line`` of the user's code, one sentence."""
+    """Why labels may not be cut: operator, module path, ``file:line`` of the user's code, one sentence.
+
+    ``quiet``: nobody expected these to go (the positions of a kernel), so it is no refusal.
+    """
 
     operator: str
     module: str
     where: str
     text: str
+    quiet: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroprune.graph.attributes import Place
+from neuroprune.graph.attributes import AttributeEdit, Place
 from neuroprune.graph.expressions import ATTRIBUTE, COUNT, Tree, leaves, substitute
 from neuroprune.graph.labels import FIXED
 from neuroprune.graph.records import Equation, Reason, Records
@@ -27,16 +27,6 @@ Monomials = dict[tuple[int, ...], int]  # groups -> multiplicity: the kept count
 PREFER_HEADS = 0.04
 
 
-@dataclass(frozen=True)
-class Edit:
-    """An integer of the model that must change: module path, path below it, before and after."""
-
-    module: str
-    path: str
-    before: int
-    after: int
-
-
 @dataclass(frozen=True, eq=False)
 class System:
     """Equations over groups and attributes, and what the counts of the groups mean for the tensors."""
@@ -46,7 +36,7 @@ class System:
     equations: tuple[Equation, ...] = ()
     #: groups -> share of the model's elements that shrink with the product of their counts
     weights: Mapping[tuple[int, ...], float] = field(default_factory=dict)
-    _cache: dict[tuple[int, ...], tuple[Edit, ...] | None] = field(default_factory=dict)
+    _cache: dict[tuple[int, ...], tuple[AttributeEdit, ...] | None] = field(default_factory=dict)
 
     def choose(
         self,
@@ -62,14 +52,14 @@ class System:
         found = problem.solve()
         return {group.name: int(found[(GROUP, i)]) for i, group in enumerate(self.groups)}
 
-    def edits(self, kept: Mapping[str, int]) -> tuple[Edit, ...] | None:
+    def edits(self, kept: Mapping[str, int]) -> tuple[AttributeEdit, ...] | None:
         """The attributes to change for these counts; None where no values make every equation hold."""
         key = tuple(kept.get(group.name, group.size) for group in self.groups)
         if key not in self._cache:
             self._cache[key] = self._solve_attributes(key)
         return self._cache[key]
 
-    def _solve_attributes(self, counts: tuple[int, ...]) -> tuple[Edit, ...] | None:
+    def _solve_attributes(self, counts: tuple[int, ...]) -> tuple[AttributeEdit, ...] | None:
         if all(count == group.size for count, group in zip(counts, self.groups, strict=True)):
             return ()
         exact = {group.name: [count] for group, count in zip(self.groups, counts, strict=True)}
@@ -78,7 +68,7 @@ class System:
         if found is None:
             return None
         changed = [
-            Edit(place.module, place.path, place.value, int(found[(ATTRIBUTE, n)]))
+            AttributeEdit(place.module, place.path, place.value, int(found[(ATTRIBUTE, n)]))
             for n, place in enumerate(self.places)
             if found.get((ATTRIBUTE, n), place.value) != place.value
         ]

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from neuroprune.base.errors import UserError
+from neuroprune.base.registry import nearest
 from neuroprune.graph.interpret import interpret
 from neuroprune.graph.records import Reason
 from neuroprune.graph.resolve import Components, resolve
@@ -30,7 +32,16 @@ class Trace:
     digest: int = field(repr=False, default=0)
 
     def group(self, name: str) -> Group:
-        return next(g for g in self.groups if g.name == name)
+        """Raises UserError when there is none of this name."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        names = [group.name for group in self.groups]
+        guess = nearest(name, names)
+        raise UserError(
+            f"there is no group {name!r}",
+            mend=f"did you mean {guess!r}?" if guess else f"groups: {', '.join(names)}",
+        )
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Trace:

@@ -10,7 +10,6 @@ import numpy as np
 
 from neuroprune.graph.records import Reason, Records
 from neuroprune.graph.resolve import Components
-from neuroprune.graph.rules.contraction import KERNEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +231,7 @@ def _refusals(
     pairs = np.unique(np.stack([place.owner[stuck], place.base[stuck]], axis=1), axis=0)
     first: dict[int, int] = {}
     for owner, base in pairs.tolist():
-        if base in components.pinned and components.pinned[base].text != KERNEL:
+        if base in components.pinned and not components.pinned[base].quiet:
             first.setdefault(owner, base)
     out = []
     for owner, base in sorted(first.items()):

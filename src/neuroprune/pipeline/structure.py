@@ -110,7 +110,8 @@ def trace_lines(found: Trace, counted: Cost) -> list[str]:
     """The lines that ``neuroprune inspect`` prints: every group with its tensors, every cause of a refusal."""
     lines = [f"{counted.params:,} parameters, {counted.macs:,} MACs per example"]
     for group in found.groups:
-        lines.append(f"  {group.name}: {group.size} units")
+        changes = ", statistics change" if group.statistics else ""
+        lines.append(f"  {group.name}: {group.size} units ({group.kind}{changes})")
         lines += [f"      {part.tensor}, dimension {part.dim}" for part in group.slices]
     return lines + refusal_lines(found.refused)
 

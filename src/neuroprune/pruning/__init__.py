@@ -1,5 +1,6 @@
 """Criteria, allocation, masks, surgery, verification."""
 
+from neuroprune.graph.attributes import AttributeEdit
 from neuroprune.pruning.allocate import allocate, build_plan
 from neuroprune.pruning.block_scores import BLOCK_CRITERIA, block_criterion, block_scores
 from neuroprune.pruning.blocks import Block, find_blocks
@@ -9,7 +10,7 @@ from neuroprune.pruning.cut import PruneResult, provable, prove, prune
 from neuroprune.pruning.depth import combine, prune_depth
 from neuroprune.pruning.exported import exported, save_exported
 from neuroprune.pruning.masks import Masks
-from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint
+from neuroprune.pruning.plan import GroupDecision, Plan, fingerprint
 from neuroprune.pruning.restore import load_undo, restore, save_undo
 from neuroprune.pruning.score import gather, saliencies, score
 from neuroprune.pruning.surgery import apply

@@ -14,7 +14,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
-from neuroprune.pruning.plan import AttributeEdit, GroupDecision, Plan, fingerprint, tier_of
+from neuroprune.pruning.plan import GroupDecision, Plan, fingerprint, tier_of
 from neuroprune.pruning.score import Scores
 from neuroprune.pruning.surgery import attribute_edits
 
@@ -96,8 +96,7 @@ def build_plan(model: nn.Module, trace: Trace, decisions: Sequence[GroupDecision
         name: {dim: tuple(sorted(indices)) for dim, indices in sorted(dims.items())}
         for name, dims in sorted(gone.items())
     }
-    solved = [AttributeEdit(e.module, e.path, e.before, e.after) for e in edits]
-    changes = attribute_edits(model, removed, solved)
+    changes = attribute_edits(model, removed, edits)
     return Plan(fingerprint(model), removed, changes, tuple(decisions), tier=tier_of(model))
 
 

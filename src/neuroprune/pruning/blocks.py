@@ -16,16 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from neuroprune.base.errors import UserError
-from neuroprune.graph.calls import tensors_in
+from neuroprune.graph.calls import Call, map_tensors, tensors_in, with_one_more
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.bypass import is_inside, names_of, own_parameters
 from neuroprune.pruning.verify import awake, double_inputs, outputs_of
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def find_blocks(
     inputs = double_inputs(example_inputs, seed)
     with _watched(candidates, first=True):
         _run(network, inputs, seed)
-    for other in (_noise(_longer(inputs), seed), _longer(inputs)):
+    for other in (_noise(with_one_more(inputs), seed), with_one_more(inputs)):
         with contextlib.suppress(UserError), _watched(candidates, first=False):
             _run(network, other, seed)
             break  # a fixed batch size, or inputs that must not be noise, are the model's right
@@ -216,10 +213,10 @@ def _untangled(candidate: _Candidate, call: Call, sources: list[list[str]]) -> l
     """Which of several equal arguments comes out: each is scaled by a factor of its own, signs stay."""
     steps = iter(range(1, 1_000_000))
 
-    def scale(value: Any) -> Any:
-        return value * (1 + next(steps) / 8) if isinstance(value, Tensor) and value.is_floating_point() else value
+    def scale(value: Tensor) -> Tensor:
+        return value * (1 + next(steps) / 8) if value.is_floating_point() else value
 
-    scaled: Call = tree_map(scale, call)
+    scaled: Call = map_tensors(scale, call)
     given = dict(_sources(scaled))
     try:
         _, leaves = _outline(_silenced(candidate, scaled)[0])
@@ -272,25 +269,20 @@ def _copied(call: Call) -> Call:
     try:
         return copy.deepcopy(call)
     except Exception:  # an argument that refuses to be copied: its tensors are what matters
-        copied: Call = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, call)
+        copied: Call = map_tensors(lambda x: x.detach().clone(), call)
         return copied
-
-
-def _longer(inputs: Any) -> Any:
-    """The inputs with their first example once more at the end: another batch size."""
-    return tree_map(lambda x: torch.cat([x, x[:1]]) if isinstance(x, Tensor) and x.dim() else x, inputs)
 
 
 def _noise(inputs: Any, seed: int) -> Any:
     """Noise of both signs instead of floating values: what holds because an image is positive must not pass."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+    def draw(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
             return value
         return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
 
-    return tree_map(draw, inputs)
+    return map_tensors(draw, inputs)
 
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> None:

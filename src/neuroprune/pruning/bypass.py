@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.pruning.plan import AttributeEdit, Plan
+from neuroprune.graph.attributes import AttributeEdit
+from neuroprune.pruning.plan import Plan
 
 Route = tuple[Any, ...] | None
 _PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)

@@ -14,26 +14,13 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import read_json, write_json
+from neuroprune.graph.attributes import AttributeEdit
 from neuroprune.pruning.paths import parse
 
 SCHEMA = 1
 SCHEMA_OF_BYPASSES = 2  # an older version must refuse such a plan, not overlook the blocks
 SCHEMA_OF_TIERS = 3  # nor what it was made for
 TIERS = ("module", "exported")
-
-
-@dataclass(frozen=True)
-class AttributeEdit:
-    """A size that a module keeps in Python, before and after the cut.
-
-    ``name``: an attribute of ``module`` or a path below it, as `neuroprune.pruning.paths` reads them:
-    ``num_heads``, ``split_sizes[1]``, ``config.num_heads``, ``table['a'][0]``.
-    """
-
-    module: str
-    name: str
-    before: int
-    after: int
 
 
 @dataclass(frozen=True)

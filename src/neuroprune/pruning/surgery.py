@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import refresh
+from neuroprune.graph.attributes import AttributeEdit
 from neuroprune.pruning import paths
 from neuroprune.pruning.bypass import check_bypasses, install
 from neuroprune.pruning.companions import (
@@ -23,7 +24,7 @@ from neuroprune.pruning.companions import (
     swaps_of_state_dict,
     unwrapped,
 )
-from neuroprune.pruning.plan import AttributeEdit, Plan, fingerprint, tier_of
+from neuroprune.pruning.plan import Plan, fingerprint, tier_of
 from neuroprune.pruning.tensors import masked, named_tensors, shrink
 from neuroprune.pruning.transaction import Swap, all_or_nothing
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import copy_of, evaluation, in_float64
-from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
+from neuroprune.graph.calls import as_calls, map_tensors, tensors_in, with_one_more
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.pruning.plan import Plan
@@ -144,10 +144,7 @@ def double_inputs(example_inputs: Any, seed: int) -> Any:
 def _widened(inputs: Any, model: nn.Module) -> list[Any]:
     """The inputs, and the inputs at another batch size where the dense model accepts that."""
 
-    def twice(value: Tensor) -> Tensor:
-        return torch.cat([value, value[:1]]) if value.dim() else value
-
-    wider = map_tensors(twice, inputs)
+    wider = with_one_more(inputs)
     try:
         outputs_of(model, wider, 0)
     except Exception:

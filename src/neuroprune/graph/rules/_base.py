@@ -8,7 +8,7 @@ rule forgets is pinned and reported, so a sloppy rule loses compression, never c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,14 +70,13 @@ class OpCall:
     def tie(self, a: Vector, b: Vector, text: str = "meets a dimension that cannot shrink") -> None:
         self.records.tie(a, b, self.reason(text))
 
-    def pin(self, labels: Vector | None, text: str) -> None:
+    def pin(self, labels: Vector | None, text: str, *, quiet: bool = False) -> None:
         if labels is not None:
-            self.records.pin(labels, self.reason(text))
+            self.records.pin(labels, replace(self.reason(text), quiet=quiet))
 
-    def statistic(self, vector: Vector | None, *, certain: bool = True) -> None:
-        """Values of kept channels depend on how many there are; ``certain`` is False for sums, to which zeros add
-        nothing."""
-        if vector is not None and certain:
+    def statistic(self, vector: Vector | None) -> None:
+        """Values of kept channels depend on how many there are. Not for sums: what is masked adds nothing."""
+        if vector is not None:
             self.records.statistics.append(vector)
             self.statistical = True
 

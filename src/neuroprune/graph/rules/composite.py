@@ -20,7 +20,8 @@ def attention(op: OpCall) -> list[Labels]:
     q, k, v = (op.args[name] for name in ("query", "key", "value"))
     ndim = q.dim()
     contract(op, "query", -1, "key", -1)
-    op.statistic(op.peek("query", -1), certain=op.args.get("scale") is None)
+    if op.args.get("scale") is None:
+        op.statistic(op.peek("query", -1))
     op.complaint = "attention mixes the positions of this dimension"
     out: dict[int, Vector] = {}
     width = op.take("value", -1)

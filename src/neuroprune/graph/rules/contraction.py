@@ -11,9 +11,6 @@ import numpy as np
 from neuroprune.graph.labels import NO_LABELS, Labels, Spread, Vector, nothing
 from neuroprune.graph.rules._base import OpCall, rule
 
-#: nothing to complain about: units.py leaves these out of the refusals
-KERNEL = "positions of a kernel are no channels"
-
 
 def contract(op: OpCall, a: str, a_dim: int, b: str, b_dim: int) -> None:
     """Tie and consume the labels of dimension ``a_dim`` of a and ``b_dim`` of b, which are summed together.
@@ -57,7 +54,6 @@ def batched_product(op: OpCall) -> list[Labels]:
     """Products of one activation with another: their common batch dimension may be labelled (heads)."""
     left, right = ("batch1", "batch2") if "batch1" in op.args else ("self", "mat2")
     contract(op, left, 2, right, 1)
-    op.statistic(op.peek(left, 2), certain=False)
     out = dict(named(d1=op.take(left, 1), d2=op.take(right, 2)))
     sides = [(named(d0=op.take(side, 0)), (op.args[side].shape[0], 1, 1)) for side in (left, right)]
     batch = op.meet(sides, 3)
@@ -100,7 +96,7 @@ def convolution(op: OpCall) -> list[Labels]:
     """
     weight = op.args["weight"]
     for dim in range(2, weight.dim()):
-        op.pin(op.take(weight, dim), KERNEL)
+        op.pin(op.take(weight, dim), "positions of a kernel are no channels", quiet=True)
     groups, transposed = op.args["groups"], op.args["transposed"]
     if groups == 1:
         contract(op, "input", 1, weight, 0 if transposed else 1)

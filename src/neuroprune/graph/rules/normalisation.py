@@ -74,12 +74,9 @@ def group_norm(op: OpCall) -> list[Labels]:
 
 @rule("_weight_norm_interface")
 def weight_norm(op: OpCall) -> list[Labels]:
-    """v / |v| * g, the norm taken over all dimensions but one."""
+    """v / |v| * g, the norm taken over all dimensions but one: what is masked adds nothing to it."""
     dim = op.args["dim"]
     v = op.take_all("v")
-    for d, vector in v.items():
-        if d != dim:
-            op.statistic(vector, certain=False)  # what is masked adds nothing to a norm
     out = op.meet([(v, op.args["v"].shape), (op.take_all("g"), op.args["g"].shape)], op.args["v"].dim())
     return [out, {dim: out[dim]} if dim in out else NO_LABELS]
 

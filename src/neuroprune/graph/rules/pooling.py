@@ -76,7 +76,8 @@ def _reduce(op: OpCall, *, over_labels: bool) -> list[Labels]:
     if over_labels:
         for vector in (op.take(value, dim) for dim in reduced):
             op.consume(vector)
-            op.statistic(vector, certain=op.name not in ("sum", "linalg_vector_norm"))
+            if op.name not in ("sum", "linalg_vector_norm"):
+                op.statistic(vector)
     return [_without(kept, reduced) if out.dim() < ndim else kept for out in op.outputs]
 
 
