@@ -108,3 +108,13 @@ def copy_of(model: nn.Module) -> nn.Module:
     """A copy without what its modules cached in evaluation mode; ``model`` keeps that."""
     with unchanged(model):
         return copy.deepcopy(refresh(model))
+
+
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A copy whose parameters are parameters of their own over the same memory; all else is copied.
+
+    For copies of which none writes into its weights: assigning to a parameter's ``data`` is not writing.
+    """
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter]
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in plain}
+    return copy.deepcopy(model, memo)

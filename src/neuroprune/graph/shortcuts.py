@@ -79,15 +79,64 @@ def _like(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.empty_like(x)
 
 
+def _in_place(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
+
+
+def _of_two(operator: OpOverload, in_place: bool) -> Callable[..., Tensor]:
+    """Elementwise on two tensors of one floating type: anything else is left to the operator itself."""
+
+    def shape(x: Tensor, y: Any, *rest: Any, **options: Any) -> Tensor:
+        alike = isinstance(y, Tensor) and x.dtype == y.dtype and x.is_floating_point()
+        if alike and x.shape == y.shape and x.stride() == y.stride():
+            return x if in_place else torch.empty_like(x)
+        return _itself(operator, x, y, *rest, **options)
+
+    return shape
+
+
+_aten = torch.ops.aten
+
 SHORTCUTS: dict[OpOverload, Callable[..., Any]] = {
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _batch_norm,
-    torch.ops.aten.native_batch_norm.default: _batch_norm,
-    torch.ops.aten.convolution.default: _convolution,
-    torch.ops.aten.native_layer_norm.default: _layer_norm,
-    torch.ops.aten.mm.default: _mm,
-    torch.ops.aten.addmm.default: _addmm,
-    torch.ops.aten.bmm.default: _bmm,
-    torch.ops.aten.gelu.default: _like,
-    torch.ops.aten.silu.default: _like,
-    torch.ops.aten.hardswish.default: _like,
+    _aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    _aten.native_batch_norm.default: _batch_norm,
+    _aten.convolution.default: _convolution,
+    _aten.native_layer_norm.default: _layer_norm,
+    _aten.mm.default: _mm,
+    _aten.addmm.default: _addmm,
+    _aten.bmm.default: _bmm,
+    # of one tensor, floating in and out (integers would come out of some of these as floats)
+    **dict.fromkeys(
+        (
+            _aten.relu.default,
+            _aten.gelu.default,
+            _aten.silu.default,
+            _aten.hardswish.default,
+            _aten.hardtanh.default,
+            _aten.hardsigmoid.default,
+            _aten.leaky_relu.default,
+            _aten.elu.default,
+        ),
+        _like,
+    ),
+    **dict.fromkeys(
+        (
+            _aten.relu_.default,
+            _aten.gelu_.default,
+            _aten.silu_.default,
+            _aten.hardswish_.default,
+            _aten.hardtanh_.default,
+            _aten.hardsigmoid_.default,
+            _aten.leaky_relu_.default,
+            _aten.elu_.default,
+            _aten.sigmoid_.default,
+            _aten.tanh_.default,
+        ),
+        _in_place,
+    ),
+    **{op: _of_two(op, False) for op in (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)},
+    **{
+        op: _of_two(op, True)
+        for op in (_aten.add_.Tensor, _aten.sub_.Tensor, _aten.mul_.Tensor, _aten.div_.Tensor)
+    },
 }

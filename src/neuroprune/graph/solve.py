@@ -139,6 +139,10 @@ class _Counter:
         out: Monomials = {(): vector.size - np.unique(position).size}
         if not position.size:
             return out
+        first = int(group[0])
+        once = position.size == self.groups[first].size and bool((position[1:] > position[:-1]).all())
+        if once and (group == first).all() and np.unique(base).size == base.size:  # the commonest: a whole group
+            return out | {(first,): 1}
         start = np.flatnonzero(np.r_[True, position[1:] != position[:-1]])
         lengths = np.diff(np.r_[start, position.size])
         for length in np.unique(lengths).tolist():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from neuroprune.pruning.criteria import CRITERIA, Criterion, WeightView
 from neuroprune.pruning.statistics import Forward, Loss, Statistics, accumulate_gradients, track_activations
 
 Scores = dict[str, np.ndarray]
+
+#: values converted to float64 at once: they stay in a core's cache
+_PORTION = 1 << 17
 
 
 def gather(
@@ -58,7 +62,16 @@ def score(
             f"the criterion {criterion!r} needs data", mend="pass statistics=gather(...), or use l1 or l2"
         )
     saliency = saliencies(model, rule, statistics or Statistics(), seed)
-    return {group.name: _of_group(group, saliency, rule) for group in trace.groups}
+    needed: dict[str, set[int]] = defaultdict(set)
+    for group in trace.groups:
+        for part in group.slices:
+            needed[part.tensor].add(part.dim)
+    totals = {
+        (name, dim): total
+        for name, tensor in saliency.items()
+        for dim, total in _totals(tensor, sorted(needed[name])).items()
+    }
+    return {group.name: _of_group(group, totals, rule) for group in trace.groups}
 
 
 def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> dict[str, Tensor]:
@@ -87,14 +100,25 @@ def _view(name: str, weight: Tensor, statistics: Statistics, seed: int) -> Weigh
     )
 
 
-def _of_group(group: Group, saliency: dict[str, Tensor], rule: Criterion) -> np.ndarray:
+def _totals(tensor: Tensor, dims: Sequence[int]) -> dict[int, np.ndarray]:
+    """Per dimension, the sum over all others in float64: [size of dim]. One read, a cache's worth at a time."""
+    totals = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64) for dim in dims}
+    rows = max(1, _PORTION * tensor.shape[0] // max(tensor.numel(), 1))
+    for first in range(0, tensor.shape[0] if dims else 0, rows):
+        portion = tensor[first : first + rows].double()
+        for dim, total in totals.items():
+            others = [d for d in range(tensor.dim()) if d != dim]
+            place = total[first : first + rows] if dim == 0 else total
+            place += portion.sum(others) if others else portion
+    return {dim: total.numpy() for dim, total in totals.items()}
+
+
+def _of_group(group: Group, totals: Mapping[tuple[str, int], np.ndarray], rule: Criterion) -> np.ndarray:
     parts = []
     for part in group.slices:
-        if part.tensor not in saliency:
+        per_index = totals.get((part.tensor, part.dim))
+        if per_index is None:
             continue
-        tensor = saliency[part.tensor].double()
-        others = [d for d in range(tensor.dim()) if d != part.dim]
-        per_index = (tensor.sum(others) if others else tensor).numpy()
         per_unit = per_index[part.indices].sum(axis=1)
         if not np.isfinite(per_unit).all():
             raise UserError("the scores are not finite", where=part.tensor, mend="check the weights for NaN")

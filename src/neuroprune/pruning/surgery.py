@@ -189,9 +189,9 @@ def attribute_edits(
     edits = list(solved)
     for path, module in model.named_modules():
         sizes: dict[str, tuple[int, int]] = {}
-        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            dims = removed.get(shared[id(tensor)])
-            if dims:
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            dims = None if tensor is None else removed.get(shared[id(tensor)])
+            if tensor is not None and dims:
                 after = [n - len(dims.get(d, ())) for d, n in enumerate(tensor.shape)]
                 groups = known.get((path, "groups"), getattr(module, "groups", 1))
                 sizes |= _sizes(module, key, list(tensor.shape), after, groups)

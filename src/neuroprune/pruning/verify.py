@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import copy_of, evaluation, in_float64
+from neuroprune.base.modes import copy_of, evaluation, in_float64, sharing_copy
 from neuroprune.graph.calls import as_calls, map_tensors, tensors_in, with_one_more
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
@@ -54,17 +53,18 @@ def verify(
     """
     dense = awake(copy_of(model).double(), seed)
     try:
-        small = apply(plan, copy.deepcopy(dense))
+        small = apply(plan, sharing_copy(dense))
     except UserError as error:
         return Verification(float("inf"), 0, False, f"the plan cannot be applied: {error.what}")
-    calls = _widened(double_inputs(example_inputs, seed), copy.deepcopy(dense))  # a call may leave traces
+    calls = _widened(double_inputs(example_inputs, seed), sharing_copy(dense))  # a call may leave traces
+    reference = zeroed(dense, plan)
     cut = [d.group for d in plan.decisions if d.removed]
     changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
-    result = None if changed else _compare_all(zeroed(dense, plan), small, calls, seed)
+    result = None if changed else _compare_all(sharing_copy(reference), small, calls, seed)
     if result is None or (not result.exact and not result.where and result.values and plan.removed):
         found = found or trace(model, example_inputs)
         changed = {g.name for g in found.groups if g.statistics} & set(cut) or set(cut)
-        result = _compare_masked(zeroed(dense, plan), found, plan, small, calls, seed)
+        result = _compare_masked(sharing_copy(reference), found, plan, small, calls, seed)
         return replace(result, groups={name: "statistics" if name in changed else "exact" for name in cut})
     return replace(result, groups=dict.fromkeys(cut, "exact"))
 

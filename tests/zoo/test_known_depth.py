@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 
 import pytest
 import torch
 from torch import nn
+from zoo.loading import loaded
 
 from neuroprune.pruning import prune_depth
 from neuroprune.tasks.compat import prepare_torchvision
-from neuroprune.tasks.models import load_model
 from neuroprune.testing import assert_exact
 
 pytestmark = pytest.mark.extras
@@ -45,13 +44,8 @@ def check(model: nn.Module, inputs: object, units: int) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_blocks_of_a_known_vision_network(name: str) -> None:
-    if importlib.util.find_spec(name.partition(":")[0]) is None:  # importing torchvision here would skip our shim
-        pytest.skip("the optional part zoo is not installed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the zoos' own deprecation notices
-        model: nn.Module = load_model(name)
-    side = 224 if "vit" in name else 64
-    check(model, torch.randn(1, 3, side, side), ZOO[name])
+    model, inputs = loaded(name, 224 if "vit" in name else 64)
+    check(model, inputs, ZOO[name])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # transformers' own notices
