@@ -86,3 +86,17 @@ def test_the_default_type_is_put_back_after_an_error() -> None:
     except RuntimeError:
         pass
     assert torch.get_default_dtype() is before
+
+
+def test_in_a_proof_single_precision_means_double() -> None:
+    with in_float64():
+        x = torch.ones(2, dtype=torch.float32)
+        kinds = (
+            x.dtype,
+            x.half().float().dtype,
+            x.to(torch.float32).dtype,
+            x.softmax(0, dtype=torch.float32).dtype,
+        )
+        assert set(kinds) == {torch.float64}
+        assert x.to(torch.float16).dtype == torch.float16
+    assert torch.ones(2).dtype == torch.float32

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from graph.nets import CASES, Depthwise, PadShortcut, Residual, Tied
@@ -225,3 +226,32 @@ def test_an_operator_called_by_pytorch_layers_alone_has_a_module_but_no_line() -
     model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 4)), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(2, 2))
     refusal = next(r for r in trace(model, torch.randn(2, 3)).refused if r.parameter == "0.weight" and r.dim == 0)
     assert (refusal.operator, refusal.module, refusal.where) == ("avg_pool2d", "2", "")
+
+
+class Single(nn.Module):
+    """Says float32 in its code, like RAFT's grid of coordinates."""
+
+    def __init__(self, foreign: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.foreign = nn.Linear(3, 8), nn.Linear(8, 2), foreign
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = torch.arange(3).float() + x.to(torch.float32)
+        if self.foreign:  # from outside of torch, where nobody can say otherwise
+            grid = x @ torch.from_numpy(np.eye(3, dtype=np.float32))
+        return self.b(torch.relu(self.a(grid)).softmax(-1, dtype=torch.float32))
+
+
+def test_a_network_that_says_float32_is_proven_in_float64_all_the_same() -> None:
+    model, x = Single(foreign=False), torch.randn(2, 3)
+    result = prune(model, x, ratio=0.5)
+    assert result.verification.max_relative_error < 1e-12
+    assert result.model.a.out_features == 4
+
+
+def test_a_network_that_does_not_run_in_float64_stays_whole() -> None:
+    model, x = Single(foreign=True), torch.randn(2, 3)
+    result = prune(model, x, ratio=0.5)
+    assert result.plan.removed == {}
+    assert any("float64" in r.reason for r in result.refused)
+    torch.testing.assert_close(result.model(x), model(x))

@@ -13,7 +13,7 @@ from neuroprune.tasks.models import load_model
 
 
 def loaded(name: str, side: int | None = None) -> tuple[nn.Module, Tensor]:
-    """``timm:NAME`` or ``torchvision:NAME`` with random weights, and an image of ``side`` pixels (default: its own)."""
+    """``timm:NAME`` or ``torchvision:NAME``, weights random; an image of ``side`` pixels, or of its own size."""
     if importlib.util.find_spec(name.partition(":")[0]) is None:  # importing torchvision here would skip our shim
         pytest.skip("the optional part zoo is not installed")
     with warnings.catch_warnings():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from neuroprune.base.errors import UserError
 
@@ -48,13 +49,30 @@ def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Tensors that the model makes without naming a type are float64, like its weights in a proof."""
+    """Tensors that the model makes are float64, like its weights in a proof, also where its code says float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with _Wider():
+            yield
     finally:
         torch.set_default_dtype(before)
+
+
+class _Wider(TorchFunctionMode):
+    """``x.float()`` and ``dtype=torch.float32`` mean float64."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.float:
+            func = Tensor.double
+        named = {key: _wide(value) for key, value in (kwargs or {}).items()}
+        return func(*map(_wide, args), **named)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
 
 
 #: what nn.Module keeps for itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -56,7 +57,11 @@ def verify(
         small = apply(plan, sharing_copy(dense))
     except UserError as error:
         return Verification(float("inf"), 0, False, f"the plan cannot be applied: {error.what}")
-    calls = _widened(double_inputs(example_inputs, seed), sharing_copy(dense))  # a call may leave traces
+    try:
+        calls = _widened(double_inputs(example_inputs, seed), sharing_copy(dense), seed)  # a call may leave traces
+    except Exception as error:
+        problem = f"the dense network does not run in float64: {type(error).__name__}: {error}"
+        return Verification(float("inf"), 0, False, problem, user_line_of(error) or "unknown")
     reference = zeroed(dense, plan)
     cut = [d.group for d in plan.decisions if d.removed]
     changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
@@ -141,15 +146,19 @@ def double_inputs(example_inputs: Any, seed: int) -> Any:
     return map_tensors(convert, example_inputs)
 
 
-def _widened(inputs: Any, model: nn.Module) -> list[Any]:
-    """The inputs, and the inputs at another batch size where the dense model accepts that."""
+def _widened(inputs: Any, model: nn.Module, seed: int) -> list[Any]:
+    """The inputs, and the inputs at another batch size where the dense model accepts that.
 
+    Raises what the model raises when it does not run in float64 at all.
+    """
     wider = with_one_more(inputs)
-    try:
-        outputs_of(model, wider, 0)
-    except Exception:
-        return [inputs]  # a fixed batch size is the model's right; one size is all that can be compared
-    return [inputs, wider]
+    with contextlib.suppress(Exception):
+        outputs_of(model, wider, seed)
+        return [inputs, wider]
+    outputs_of(
+        model, inputs, seed
+    )  # a fixed batch size is the model's right; one size is all that can be compared
+    return [inputs]
 
 
 def outputs_of(model: nn.Module, inputs: Any, seed: int) -> list[Any]:
