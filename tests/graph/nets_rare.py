@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuroprune.pruning import exported
 
+ORDER = [7, 3, 1, 5, 0, 2, 6, 4]
 Net = tuple[Callable[[], nn.Module], Callable[[], Any]]
 
 
@@ -82,57 +83,6 @@ class WrappedFeatures(nn.Module):
         return self.out(F.pad(self.embed(x), (1, 1), mode="circular")) + self.end(self.free(x))
 
 
-def sandwich(middle: Callable[[Any, Tensor], Tensor], after: int = 8, **attributes: Any) -> Net:
-    return lambda: Sandwich(middle, after, **attributes), IMAGE
-
-
-def literal_ones(_: Any, x: Tensor) -> Tensor:
-    return x * x.new_ones(x.shape[0], 8, 6, 6)
-
-
-def pooled_channels_last(_: Any, x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1)
-
-
-def strided(_: Any, x: Tensor) -> Tensor:
-    return x.as_strided((x.shape[0], 8, 6, 6), (288, 36, 6, 1))
-
-
-def in_order(m: Any, x: Tensor) -> Tensor:
-    return x[:, m.order]
-
-
-def windows_of_channels(_: Any, x: Tensor) -> Tensor:
-    """Two windows of four channels; that there are two is fixed, so only their places could go."""
-    windows = x.unfold(1, 4, 4) + x.new_ones(2, 1, 1, 1)
-    return windows.movedim(-1, 2).flatten(1, 2)
-
-
-def cropped(_: Any, x: Tensor) -> Tensor:
-    return torch.cat([x, F.pad(x, (0, 0, 0, 0, -2, 0))], dim=1)
-
-
-def half_of_it_held(_: Any, x: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=1)
-    return torch.cat([first + x.new_ones(4, 1, 1), second], dim=1)
-
-
-def unknown_beside(m: Any, x: Tensor) -> Tensor:
-    return torch.cat([x, unknown(m, x)], dim=1)
-
-
-def selected(m: Any, x: Tensor) -> Tensor:
-    return x + x.select(1, m.pick)[:, None]
-
-
-def repeated_mean(m: Any, x: Tensor) -> Tensor:
-    return x + x.mean(1, keepdim=True).repeat(1, m.width, 1, 1)
-
-
-def repeated_by_share(_: Any, x: Tensor) -> Tensor:
-    return x.repeat(1, x.shape[1] // 4, 1, 1)
-
-
 class Convolved(nn.Module):
     """The operator beneath all convolutions, called by itself; the number of groups is an attribute."""
 
@@ -144,6 +94,68 @@ class Convolved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         return self.out(torch.convolution(x, self.kernel, None, [1], [1], [1], False, [0, 0], self.groups))
+
+
+def sandwich(middle: Callable[[Any, Tensor], Tensor], after: int = 8, **attributes: Any) -> Net:
+    return lambda: Sandwich(middle, after, **attributes), IMAGE
+
+
+def literal_ones(_: Any, x: Tensor) -> Tensor:
+    """Asks the channels for their type only."""
+    return x * x.new_ones(x.shape[0], 8, 6, 6)
+
+
+def pooled_channels_last(_: Any, x: Tensor) -> Tensor:
+    """PyTorch's pooling to one place puts the strides of its result right by ``as_strided_``."""
+    return F.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1)
+
+
+def strided(_: Any, x: Tensor) -> Tensor:
+    return x.as_strided((x.shape[0], 8, 6, 6), (288, 36, 6, 1))
+
+
+def in_order(m: Any, x: Tensor) -> Tensor:
+    return x[:, m.order]
+
+
+def gathered(m: Any, x: Tensor) -> Tensor:
+    return x.gather(1, m.order[:, None, None].expand(x.shape[0], -1, 6, 6))
+
+
+def windows_of_channels(_: Any, x: Tensor) -> Tensor:
+    """Two windows of four channels; that there are two is fixed, so only their places could go."""
+    windows = x.unfold(1, 4, 4) + x.new_ones(2, 1, 1, 1)
+    return windows.movedim(-1, 2).flatten(1, 2)
+
+
+def cropped(_: Any, x: Tensor) -> Tensor:
+    """The two cropped channels are read elsewhere, so something would be gained by their removal."""
+    return torch.cat([x, F.pad(x, (0, 0, 0, 0, -2, 0))], dim=1)
+
+
+def half_of_it_held(_: Any, x: Tensor) -> Tensor:
+    """The first half meets a constant; as both must stay equally long, the second must stay too."""
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([first + x.new_ones(4, 1, 1), second], dim=1)
+
+
+def unknown_beside(m: Any, x: Tensor) -> Tensor:
+    """The channels are read beside the unknown operator too: nothing but a pin can hold them."""
+    return torch.cat([x, unknown(m, x)], dim=1)
+
+
+def selected(m: Any, x: Tensor) -> Tensor:
+    return x + x.select(1, m.pick)[:, None]
+
+
+def repeated_mean(m: Any, x: Tensor) -> Tensor:
+    """One value repeated as often as there are channels: fewer channels, fewer repetitions."""
+    return x + x.mean(1, keepdim=True).repeat(1, m.width, 1, 1)
+
+
+def repeated_by_share(_: Any, x: Tensor) -> Tensor:
+    """How often all channels are repeated follows from how many there are, and must not change."""
+    return x.repeat(1, x.shape[1] // 4, 1, 1)
 
 
 def literal_slice(_: Any, x: Tensor) -> Tensor:
@@ -170,7 +182,8 @@ RARE: dict[str, Net] = {
     "literal_ones": sandwich(literal_ones),
     "pooled_channels_last": sandwich(pooled_channels_last),
     "strided": sandwich(strided),
-    "in_order": sandwich(in_order, order=[7, 3, 1, 5, 0, 2, 6, 4]),
+    "in_order": sandwich(in_order, order=ORDER),
+    "gathered_channels": sandwich(gathered, order=nn.Buffer(torch.tensor(ORDER))),
     "windows_of_channels": sandwich(windows_of_channels),
     "cropped": sandwich(cropped, 14),
     "half_of_it_held": sandwich(half_of_it_held),

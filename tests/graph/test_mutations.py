@@ -158,6 +158,7 @@ TIES, PINS, PRODUCTS = forgetting("ties"), forgetting("pins", "ties"), forgettin
 STATISTICS = forgetting("statistics")
 
 #: (operators, what is wrong with their rule, networks each of which must notice)
+#: a wrong version that only leaves labels out is no mutant: it costs compression, and nothing can be wrong
 RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "sums forget to tie": ("add", TIES, "residual layer_norm_stream"),
     "flipped sums forget to tie": ("add", TIES, "flip_add"),
@@ -179,6 +180,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "bilinear forgets to tie": ("bilinear", TIES, "bilinear_glu_prelu"),
     "batch norm forgets to tie": ("native_batch_norm", TIES, "residual instance_norm"),
     "batch norm reverses": ("native_batch_norm", REVERSED, "residual depthwise"),
+    "standardised weights are no statistic": ("native_batch_norm", STATISTICS, "weight_standardisation"),
     "layer norm forgets its weight": ("native_layer_norm", TIES, "layer_norm"),
     "layer norm is no statistic": ("native_layer_norm", STATISTICS, "layer_norm layer_norm_plain"),
     "layer norm reverses": ("native_layer_norm", REVERSED, "layer_norm layer_norm_plain"),
@@ -189,6 +191,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "rms norm forgets its weight": ("mul", TIES, "rms_norm rms_norm_by_hand"),
     "weight norm forgets to tie": ("_weight_norm_interface", TIES, "weight_norm"),
     "softmax is no statistic": ("_softmax", STATISTICS, "softmax_over_channels"),
+    "softmax over another dimension": ("_softmax", with_argument("dim", 0), "softmax_over_channels"),
     "softmax rolls": ("_softmax", ROLLED, "selective_kernel"),
     "log softmax rolls": ("_log_softmax", ROLLED, "log_softmax_over_channels"),
     "means are no statistic": ("mean", STATISTICS, "layer_norm_by_hand rms_norm"),
@@ -203,6 +206,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "transposition rolls": ("transpose", ROLLED, "attention fold"),
     "permutation reverses": ("permute", REVERSED, "permute_flatten_linear"),
     "flip forgotten": ("flip", instead(elementwise), "flip_add"),
+    "flipped along another dimension": ("flip", with_argument("dims", [2]), "flip_add"),
     "pieces of a dimension roll": ("unbind", ROLLED, "attention"),
     "repetition rolls": ("expand", ROLLED, "attention_own_scale gru_learned_initial"),
     "repeats roll": ("repeat", ROLLED, "repeated instance_norm"),
@@ -238,10 +242,10 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "written places forget to tie": ("index_add", TIES, "scattered_messages"),
     "scattered places forget to tie": ("scatter_add", TIES, "scattered"),
     "gathered places roll": ("gather", ROLLED, "gather_of_places"),
+    "gathered along another dimension": ("gather", with_argument("dim", 2), "gathered_channels"),
     "frequencies of channels pass": ("_fft_r2c", let_through, "fourier_of_channels"),
     "frequencies of places roll": ("_fft_r2c", ROLLED, "fourier_tokens"),
     "complex pairs roll": ("view_as_complex", ROLLED, "rotary_complex fourier_filter"),
-    "standardised weights are no statistic": ("native_batch_norm", STATISTICS, "weight_standardisation"),
     "triangles pass": ("tril", let_through, "triangular"),
     "sampled channels roll": ("grid_sampler_2d", ROLLED, "grid_sample"),
     "sorted channels pass": ("sort", let_through, "sorted_channels"),
@@ -315,7 +319,9 @@ def never_wrong(found: list[Any]) -> None:
 @functools.cache
 def right(net: str, granularity: str, ratio: float) -> bool:
     """With every rule as it is each choice of units is exact."""
-    return None not in outcomes(net, granularity, ratio)
+    found = outcomes(net, granularity, ratio)
+    never_wrong(found)
+    return None not in found
 
 
 def notice(
