@@ -1,0 +1,88 @@
+"""Convolutions and linear layers as matrices: what meets their weights, at a sample of positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+def is_affine(module: nn.Module) -> bool:
+    """A layer whose matrix :func:`inputs_of` knows: linear, or an ordinary convolution padded with zeros."""
+    if isinstance(module, nn.Linear):
+        return True
+    return (
+        isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.padding_mode == "zeros"
+    )
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The kernel or matrix of an affine layer."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    bias = module.bias
+    return bias if isinstance(bias, Tensor) else None
+
+
+def matrix_of(module: nn.Module) -> Tensor:
+    """The weight as [groups, outputs per group, columns]; a column is one input channel at one kernel position."""
+    weight, groups = weight_of(module), int(getattr(module, "groups", 1))
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def positions_of(module: nn.Module, output: Tensor, share: float, generator: torch.Generator) -> Tensor | None:
+    """Flat numbers of a random ``share`` of the output positions of one example; None: all of them."""
+    space = output.shape[2:] if isinstance(module, _ConvNd) else output.shape[1:-1]
+    count = math.prod(space)
+    wanted = max(1, math.ceil(share * count))
+    return None if wanted >= count else torch.randperm(count, generator=generator)[:wanted].sort().values
+
+
+def outputs_of(module: nn.Module, output: Tensor, positions: Tensor | None) -> Tensor:
+    """What the layer gives, as [outputs, rows] in the order of :func:`inputs_of`. ``output``: [N, C, *space], or
+    [N, *, features] of a linear layer."""
+    channels = output.flatten(2) if isinstance(module, _ConvNd) else _last_second(output)
+    if positions is not None:
+        channels = channels.index_select(2, positions)
+    return channels.transpose(0, 1).flatten(1)
+
+
+def inputs_of(module: nn.Module, value: Tensor, positions: Tensor | None) -> Tensor:
+    """What meets the weight, as [groups, columns, rows]: rows are examples times positions.
+
+    ``value``: [N, C, *space] for convolutions of any stride, padding, dilation and groups; [N, *, features] for
+    linear layers.
+    """
+    if not isinstance(module, _ConvNd):
+        rows = _last_second(value)
+        rows = rows if positions is None else rows.index_select(2, positions)
+        return rows.transpose(0, 1).flatten(1)[None]
+    count, groups = len(module.kernel_size), module.groups
+    padded = functional.pad(value, module._reversed_padding_repeated_twice)
+    for dim in range(count):
+        reach = module.dilation[dim] * (module.kernel_size[dim] - 1) + 1
+        padded = padded.unfold(2 + dim, reach, module.stride[dim])[..., :: module.dilation[dim]]
+    space = padded.shape[2 : 2 + count]  # [N, C, *space, *kernel]
+    if positions is not None:
+        places = torch.unravel_index(positions, space)
+        padded = padded[(slice(None), slice(None), *places)]  # [N, C, positions, *kernel]
+    kernel = padded.flatten(2, 1 + count) if positions is None else padded
+    columns = kernel.flatten(3) if count else kernel
+    n, channels, rows, k = columns.shape
+    by_group = columns.reshape(n, groups, channels // groups, rows, k).permute(1, 2, 4, 0, 3)
+    design: Tensor = by_group.reshape(groups, channels // groups * k, n * rows)
+    return design
+
+
+def _last_second(value: Tensor) -> Tensor:
+    """[N, *, F] -> [N, F, positions]."""
+    if value.dim() == 1:
+        value = value[None]
+    return value.reshape(value.shape[0], -1, value.shape[-1]).transpose(1, 2)

@@ -1,0 +1,99 @@
+"""Second moments of a layer's inputs and targets, summed batch by batch: memory does not grow with the samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over rows of x x^T, x y^T and y^2, the inputs x with a one below for the bias.
+
+    ``xx``: [groups, columns + 1, columns + 1]; ``xy``: [groups, columns + 1, outputs per group]; ``yy``:
+    [outputs]; all float64. ``rows``: how many.
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, groups: int, columns: int, outputs: int) -> Moments:
+        """``outputs``: of all groups together."""
+        size = columns + 1
+        zeros = torch.zeros
+        return cls(
+            zeros(groups, size, size, dtype=torch.float64),
+            zeros(groups, size, outputs // groups, dtype=torch.float64),
+            zeros(outputs, dtype=torch.float64),
+        )
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """``x``: [groups, columns, rows]; ``y``: [outputs, rows]."""
+        groups, columns, rows = x.shape
+        y = y.reshape(groups, -1, rows)
+        self.xx[:, :columns, :columns] += (x @ x.transpose(1, 2)).double()
+        ones = x.double().sum(2)
+        self.xx[:, :columns, columns] += ones
+        self.xx[:, columns, :columns] += ones
+        self.xx[:, columns, columns] += rows
+        self.xy[:, :columns] += (x @ y.transpose(1, 2)).double()
+        self.xy[:, columns] += y.double().sum(2)
+        self.yy += y.double().square().sum(2).flatten()
+        self.rows += rows
+
+    @property
+    def variance(self) -> float:
+        """Of the targets, summed over the outputs."""
+        mean = self.xy[:, -1].flatten() / self.rows
+        return float((self.yy / self.rows - mean.square()).clamp_min(0).sum())
+
+    def error(self, weight: Tensor) -> float:
+        """Sum over rows and outputs of (y - W x)^2 for ``weight`` [groups, outputs per group, columns + 1]."""
+        crossed = (weight.transpose(1, 2) * self.xy).sum()
+        squared = ((weight @ self.xx) * weight).sum()
+        return float((self.yy.sum() - 2 * crossed + squared).clamp_min(0))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """``weight``: [groups, outputs per group, columns + 1], the bias last; ``damping``: what it took."""
+
+    weight: Tensor
+    damping: float
+
+
+#: relative to the mean of the diagonal; grown tenfold until the factorisation succeeds
+DAMPING, MOST = 1e-6, 1.0
+
+
+def least_squares(
+    moments: Moments, kept: Tensor, damping: float = DAMPING, prior: Tensor | None = None
+) -> Solution:
+    """argmin over W of sum (y - W x)^2 + damping |W - prior|^2, columns outside of ``kept`` zero.
+
+    ``kept``: bool [columns] (the bias is always free). ``prior``: [groups, outputs per group, columns + 1],
+    towards which the damping pulls (default: zero). Cholesky; the damping grows where the statistics are singular
+    (dead channels, fewer rows than columns), and the damping that was used is told. Raises ValueError when they
+    are not finite.
+    """
+    index = torch.cat([kept.nonzero().flatten(), torch.tensor([kept.numel()])])
+    gram, cross = moments.xx[:, index][:, :, index], moments.xy[:, index]
+    scale = gram.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-30)
+    start = None if prior is None else prior.double()[:, :, index].transpose(1, 2)
+    while damping <= MOST:
+        ridge = damping * scale * torch.eye(index.numel(), dtype=torch.float64)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge)
+        if not bool(failed.any()):
+            right = cross if start is None else cross + damping * scale * start
+            found = torch.cholesky_solve(right, factor)
+            if bool(found.isfinite().all()):
+                weight = torch.zeros_like(moments.xy).transpose(1, 2).contiguous()
+                weight[:, :, index] = found.transpose(1, 2)
+                return Solution(weight, damping)
+        damping = max(damping * 10, DAMPING)
+    raise ValueError("the statistics are not finite, or worse than singular")

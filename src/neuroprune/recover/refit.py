@@ -1,0 +1,275 @@
+"""Recovery without labels, closed form: units are chosen and layers refitted in the order in which they run.
+
+Each layer is fitted by least squares: on the inputs that the already pruned network gives it, to the values of the
+dense network; where the value enters a sum, to the dense network's *sum* less the other term as the pruned network
+has it, so that drift on a residual stream is corrected. Nothing is labelled and no gradient is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.graph.units import Group
+from neuroprune.recover.affine import Affine
+from neuroprune.recover.design import inputs_of, matrix_of, outputs_of, positions_of, weight_of
+from neuroprune.recover.moments import DAMPING, Moments, least_squares
+from neuroprune.recover.obs import Consumer, Ranking, rank
+from neuroprune.recover.replay import Enough, Forward, Replay
+from neuroprune.recover.sites import Site, Tap, find_sites
+
+#: rows of a least-squares problem per column: more of them change the result less than another sample would
+ROWS_PER_COLUMN = 400
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One refitted layer: relative error of its value (of the variance of what it aims at), damping used."""
+
+    layer: str
+    before: float
+    after: float
+    damping: float
+
+
+@dataclass
+class Recovery:
+    """What closed-form recovery did. ``kept[group]``: units that stay; ``fitted``: in order."""
+
+    model: nn.Module
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    fitted: list[Fitted] = field(default_factory=list)
+
+
+def affine_at(model: nn.Module, site: Site) -> Affine:
+    norm = model.get_submodule(site.norm) if site.norm is not None else None
+    assert norm is None or isinstance(norm, _BatchNorm)
+    return Affine(model.get_submodule(site.layer), norm)
+
+
+def columns_of(module: nn.Module, channels: np.ndarray) -> Tensor:
+    """[units, columns] of the weight matrix for [units, k] input channels."""
+    kernel = matrix_of(module).shape[2] // weight_of(module).shape[1]
+    columns = channels[:, :, None] * kernel + np.arange(kernel)
+    return torch.from_numpy(columns.reshape(len(channels), -1))
+
+
+def share_of(module: nn.Module, output: Tensor, examples: int) -> float:
+    """The share of positions that gives a well-posed problem from so many examples."""
+    positions = max(output[0].numel() // weight_of(module).shape[0], 1)
+    return min(1.0, ROWS_PER_COLUMN * matrix_of(module).shape[2] / max(examples * positions, 1))
+
+
+class Collector:
+    """Sums moments of sites over batches. ``examples``: how many there are in all."""
+
+    def __init__(self, examples: int, seed: int) -> None:
+        self.examples, self.seed = examples, seed
+        self.moments: dict[str, Moments] = {}
+
+    def add(self, name: str, layer: nn.Module, index: int, value: Tensor, target: Tensor) -> None:
+        """``value``: the layer's input; ``target``: what its site should give, in the layout of its output."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        positions = positions_of(layer, target, share_of(layer, target, self.examples), generator)
+        x, y = inputs_of(layer, value, positions), outputs_of(layer, target, positions)
+        if name not in self.moments:
+            self.moments[name] = Moments.empty(x.shape[0], x.shape[1], y.shape[0])
+        self.moments[name].add(x, y)
+
+
+def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
+    """Inputs, values and sums of ``sites`` in one run over batch ``index``, ended where all are known."""
+    tap = Tap(replay.model, sites)
+
+    def told() -> None:
+        if not tap.missing():
+            raise Enough
+
+    tap.told = told
+    with tap.hooked():
+        replay.run(index)
+    return tap
+
+
+def dense_moments(replay: Replay, sites: Sequence[Site], examples: int, seed: int) -> dict[str, Moments]:
+    """Per layer, its inputs against the *sum* (or the value) it belongs to, in one pass over the dense network.
+
+    ``variance`` of the result is that of the residual stream; its targets are not the layer's own values.
+    """
+    collector = Collector(examples, seed)
+    for index in range(len(replay.batches)):
+        tap = tapped(replay, sites, index)
+        for name, site in tap.sites.items():
+            target = tap.sums[name][1] if site.summed else tap.outputs[name]
+            collector.add(name, replay.modules[site.layer], index, tap.inputs[name], target)
+    return collector.moments
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """A group and the sites that sum over its units: ``columns[layer]``: [units, k] of that layer's matrix."""
+
+    group: Group
+    columns: Mapping[str, Tensor]
+    first: int  # place of the first of them in the order of sites
+
+
+def consumptions(model: nn.Module, groups: Sequence[Group], sites: Sequence[Site]) -> list[Consumption]:
+    """Groups all of whose consumers are sites: these are the ones whose loss a refit can make good."""
+    place = {site.layer: number for number, site in enumerate(sites)}
+    modules = dict(model.named_modules())
+    found = []
+    for group in groups:
+        columns: dict[str, Tensor] = {}
+        other = False
+        for part in group.slices:
+            layer, _, key = part.tensor.rpartition(".")
+            if part.dim != 1:
+                continue
+            if key == "weight" and layer in place:
+                columns[layer] = columns_of(modules[layer], part.indices)
+            else:
+                other = True  # a transposed convolution, an embedding: nothing of ours refits it
+        if columns and not other and not group.statistics:
+            found.append(Consumption(group, columns, min(place[name] for name in columns)))
+    return found
+
+
+def consumer(moments: Moments, weight: Tensor, columns: Tensor, scale: float) -> Consumer:
+    return Consumer(weight[:, :, :-1], moments.xx, columns, scale * moments.rows)
+
+
+def rank_groups(
+    dense: nn.Module, found: Sequence[Consumption], sites: Sequence[Site], moments: Mapping[str, Moments]
+) -> dict[str, Ranking]:
+    """Error against units removed, per group, relative to the variance of the stream each consumer writes to."""
+    at = {site.layer: affine_at(dense, site) for site in sites}
+    return {
+        one.group.name: rank(
+            [consumer(moments[n], at[n].weight(), c, moments[n].variance) for n, c in one.columns.items()]
+        )
+        for one in found
+    }
+
+
+def without_bias(moments: Moments) -> Moments:
+    """The same sums without the one below: what can have no bias is fitted through the origin."""
+    xx, xy = moments.xx.clone(), moments.xy.clone()
+    xx[:, -1, :-1] = xx[:, :-1, -1] = 0
+    xy[:, -1] = 0
+    return Moments(xx, xy, moments.yy, moments.rows)
+
+
+class ClosedForm:
+    """One recovery: ``model`` starts as a copy of ``dense`` and ends recovered, what was cut at zero."""
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        forward: Forward,
+        batches: Sequence[Any],
+        examples: int,
+        *,
+        seed: int = 0,
+        damping: float = DAMPING,
+        remember: bool = True,
+    ) -> None:
+        self.sites = find_sites(dense, lambda net: forward(net, batches[0]))
+        self.dense, self.model = dense, copy.deepcopy(dense)
+        self.forward, self.batches, self.examples = forward, batches, examples
+        self.seed, self.damping, self.remember = seed, damping, remember
+        self.fitted: list[Fitted] = []
+        self.kept: dict[str, tuple[int, ...]] = {}
+
+    def run(
+        self,
+        found: Sequence[Consumption],
+        count: Mapping[str, int],
+        rankings: Mapping[str, Ranking],
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """``count[group]``: how many units stay; ``rankings``: for groups that several layers consume."""
+        progress = progress or SilentProgress()
+        waiting = self._start(found, count, rankings)
+        changed = any(len(self.kept.get(g.group.name, ())) < g.group.size for g in found if g not in waiting)
+        layers = [site.layer for site in self.sites]
+        theirs = Replay(self.dense, self.forward, self.batches, remember=self.remember)
+        ours = Replay(self.model, self.forward, self.batches, remember=self.remember)
+        progress.start("refitting", len(self.sites))
+        for number, site in enumerate(self.sites):
+            one = next((w for w in waiting if site.layer in w.columns), None)
+            changed = changed or one is not None
+            if changed:
+                self._site(site, one, count, theirs, ours)
+                theirs.finish(layers[: number + 1], layers)
+                ours.finish(layers[: number + 1], layers)
+            progress.advance(site.layer)
+        return Recovery(self.model, dict(self.kept), list(self.fitted))
+
+    def _start(
+        self, found: Sequence[Consumption], count: Mapping[str, int], rankings: Mapping[str, Ranking]
+    ) -> list[Consumption]:
+        """Drop what several layers consume; the rest is decided when its only consumer is reached."""
+        waiting = []
+        for one in found:
+            name = one.group.name
+            removed = one.group.size - count.get(name, one.group.size)
+            if removed and len(one.columns) == 1:
+                waiting.append(one)
+            else:
+                self.drop(one.group, rankings[name].order[:removed].tolist() if removed else ())
+        return waiting
+
+    @torch.no_grad()
+    def drop(self, group: Group, units: Sequence[int]) -> None:
+        """Set everything that belongs to these units to zero, in place."""
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        for part in group.slices if len(units) else ():
+            gone = torch.from_numpy(part.indices[list(units)].ravel())
+            tensors[part.tensor].index_fill_(part.dim, gone, 0)
+        self.kept[group.name] = tuple(i for i in range(group.size) if i not in set(units))
+
+    def _site(
+        self, site: Site, one: Consumption | None, count: Mapping[str, int], theirs: Replay, ours: Replay
+    ) -> None:
+        moments = self._moments(site, theirs, ours)
+        affine = affine_at(self.model, site)
+        before = affine.weight()
+        if one is not None:
+            full = least_squares(moments, self._columns(site), self.damping, before)
+            ranking = rank([consumer(moments, full.weight, one.columns[site.layer], 1.0)])
+            self.drop(one.group, ranking.order[: one.group.size - count[one.group.name]].tolist())
+        fitted = moments if affine.can_have_bias() else without_bias(moments)
+        solution = least_squares(fitted, self._columns(site), self.damping, before)
+        weight = solution.weight * self._rows(site).view(*solution.weight.shape[:2], 1)
+        affine.write(weight, moments)
+        scale = max(moments.variance * moments.rows, 1e-30)
+        errors = moments.error(before) / scale, moments.error(weight) / scale
+        self.fitted.append(Fitted(site.layer, *errors, solution.damping))
+
+    def _moments(self, site: Site, theirs: Replay, ours: Replay) -> Moments:
+        collector = Collector(self.examples, self.seed)
+        for index in range(len(self.batches)):
+            dense, pruned = tapped(theirs, [site], index), tapped(ours, [site], index)
+            target = dense.outputs[site.layer]
+            if site.summed:
+                target = dense.sums[site.layer][1] - pruned.sums[site.layer][0]
+            collector.add(site.layer, ours.modules[site.layer], index, pruned.inputs[site.layer], target)
+        return collector.moments[site.layer]
+
+    def _columns(self, site: Site) -> Tensor:
+        """bool [columns]: not all of the column's weights were set to zero."""
+        return matrix_of(self.model.get_submodule(site.layer)).detach().abs().sum((0, 1)) > 0
+
+    def _rows(self, site: Site) -> Tensor:
+        """float64 [outputs]: 0 where a row was set to zero."""
+        matrix = matrix_of(self.model.get_submodule(site.layer)).detach()
+        return (matrix.abs().sum(2) > 0).flatten().double()

@@ -1,0 +1,271 @@
+"""Where a layer's values go: the batch norm behind it, and the sum in which its drift can be made good.
+
+A **site** is an affine layer with the batch norm that alone reads it. Where the site's value, unchanged but for
+layout and per-channel factors, is one term of a sum (a residual stream), a refit can aim at the dense net's sum
+sum and so correct what arrived wrong on the other term. Found by running the model once under a dispatch mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from neuroprune.base.modes import evaluation
+from neuroprune.recover.design import is_affine
+
+Run = Callable[[nn.Module], Any]
+Inverse = Callable[[Tensor], Tensor]
+
+_aten = torch.ops.aten
+_SUMS = {_aten.add.Tensor, _aten.add_.Tensor}
+_NORMS = {
+    _aten._native_batch_norm_legit_no_training.default,
+    _aten.native_batch_norm.default,
+    _aten._batch_norm_with_update.default,
+    _aten.cudnn_batch_norm.default,
+}
+_LAYOUTS = {_aten.permute.default, _aten.transpose.int, _aten.view.default, _aten._unsafe_view.default,
+            _aten.clone.default, _aten.contiguous.default, _aten.alias.default}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """``layer``: module path; ``norm``: path of the batch norm that alone reads it; ``summed``: see above."""
+
+    layer: str
+    norm: str | None = None
+    summed: bool = False
+
+
+@dataclass(frozen=True)
+class Value:
+    """A site's value on its way to a sum, and how to take a tensor of this layout back to the site's own."""
+
+    site: str
+    tensor: Tensor  # held, so that no other tensor gets its id
+    back: tuple[Inverse, ...] = ()
+    normed: bool = False
+
+    def home(self, tensor: Tensor) -> Tensor:
+        for step in reversed(self.back):
+            tensor = step(tensor)
+        return tensor
+
+
+def step_on(
+    value: Value, func: Any, args: tuple[Any, ...], out: Tensor, fixed: Mapping[int, Tensor]
+) -> Value | None:
+    """``value`` after an operator that changes its layout or multiplies it by a parameter; None for any other."""
+    before = args[0].shape
+    if func in _LAYOUTS and args[0] is value.tensor:
+        return replace(value, tensor=out, back=(*value.back, _undo(func, args, before)))
+    if func is _aten.mul.Tensor and isinstance(args[1], Tensor):
+        factor = args[1] if args[0] is value.tensor else args[0]
+        other = id(factor) in fixed or (factor._base is not None and id(factor._base) in fixed)
+        if other and out.shape == value.tensor.shape and bool((factor != 0).all()):
+            return replace(value, tensor=out, back=(*value.back, lambda t: t / factor))
+    return None
+
+
+def _undo(func: Any, args: tuple[Any, ...], before: torch.Size) -> Inverse:
+    if func is _aten.permute.default:
+        inverse = torch.argsort(torch.tensor([d % len(before) for d in args[1]])).tolist()
+        return lambda t: t.permute(inverse)
+    if func is _aten.transpose.int:
+        return lambda t: t.transpose(args[1], args[2])
+    return lambda t: t.reshape(t.shape[0] * before.numel() // t.numel(), *before[1:]) if t.numel() else t
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
+    """Follows the values of sites through the operators of one run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fixed = {id(p): p for p in [*model.parameters(), *model.buffers()]}
+        self.values: dict[int, Value] = {}
+        self.uses: dict[int, int] = {}
+        self.kept: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        met = [self.values[id(t)] for t in args if isinstance(t, Tensor) and id(t) in self.values]
+        for value in {id(v): v for v in met}.values():
+            self.uses[id(value.tensor)] = self.uses.get(id(value.tensor), 0) + 1
+        before = self.before(func, args, met)
+        result = func(*args, **(kwargs or {}))
+        out = result[0] if isinstance(result, (tuple, list)) and result else result
+        if met and isinstance(out, Tensor):
+            self.after(func, args, kwargs or {}, met, out, before)
+        return result
+
+    def start(self, site: str, output: Tensor) -> None:
+        self.values[id(output)] = Value(site, output)
+        self.kept.append(output)
+
+    def follow(self, value: Value) -> None:
+        self.values[id(value.tensor)] = value
+        self.kept.append(value.tensor)
+
+    def before(self, func: Any, args: Any, met: list[Value]) -> Any:
+        """What must be seen before an operator overwrites it."""
+
+    def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
+        raise NotImplementedError
+
+
+class _Finder(_Watch):  # type: ignore[no-untyped-call]
+    def __init__(self, model: nn.Module, stack: list[str], norms: Mapping[str, _BatchNorm]) -> None:
+        super().__init__(model)
+        self.stack, self.norms = stack, norms
+        self.found: dict[str, list[tuple[str, Value, str]]] = {}  # site -> (what, value met, norm)
+
+    def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
+        for value in met:
+            self.found.setdefault(value.site, []).append(self._step(value, func, args, kwargs, out))
+            if out is value.tensor:  # overwritten: what uses it from here on uses something else
+                self.values.pop(id(out), None)
+
+    def _step(self, value: Value, func: Any, args: Any, kwargs: Any, out: Tensor) -> tuple[str, Value, str]:
+        here = self.stack[-1] if self.stack else ""
+        if func in _NORMS and not value.back and not value.normed and here in self.norms:
+            self.follow(Value(value.site, out, normed=True))
+            return "norm", value, here
+        if func in _SUMS and is_a_sum(args, kwargs, out):
+            return "sum", value, ""
+        further = step_on(value, func, args, out, self.fixed)
+        if further is not None:
+            self.follow(further)
+            return "step", value, ""
+        return "end", value, ""
+
+
+def is_a_sum(args: Any, kwargs: Any, out: Tensor) -> bool:
+    """Two different activations of one shape, each once."""
+    return (
+        len(args) == 2 and isinstance(args[1], Tensor) and kwargs.get("alpha", 1) == 1
+        and args[0].shape == args[1].shape == out.shape and args[0] is not args[1]
+    )  # fmt: skip
+
+
+def find_sites(model: nn.Module, run: Run) -> tuple[Site, ...]:
+    """Sites in the order in which ``run(model)`` executes them; layers that run twice or never are left out."""
+    modules = dict(model.named_modules())
+    norms = {n: m for n, m in modules.items() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats}
+    stack: list[str] = []
+    finder = _Finder(model, stack, norms)
+    calls: dict[str, int] = {}
+
+    def enter(name: str) -> None:
+        stack.append(name)
+        calls[name] = calls.get(name, 0) + 1
+
+    def leave(name: str, output: Any) -> None:
+        stack.pop()
+        if is_affine(modules[name]) and isinstance(output, Tensor):
+            finder.start(name, output)
+
+    handles = []
+    for name, module in modules.items():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+        handles.append(module.register_forward_hook(lambda _m, _a, out, name=name: leave(name, out)))
+    try:
+        with evaluation(model), finder:
+            run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [n for n, count in calls.items() if count == 1 and is_affine(modules[n])]
+    return tuple(_site(name, finder, calls) for name in once if not _shared(modules, name, "weight"))
+
+
+def _shared(modules: Mapping[str, nn.Module], name: str, key: str) -> bool:
+    """The layer's weight belongs to another layer too: it cannot be refitted for one of them."""
+    weight = getattr(modules[name], key)
+    others = [m for n, m in modules.items() if n != name for p in m._parameters.values() if p is weight]
+    return bool(others) or key not in modules[name]._parameters
+
+
+def _site(name: str, finder: _Finder, calls: Mapping[str, int]) -> Site:
+    steps = finder.found.get(name, [])
+    norm = None
+    for what, value, where in steps:
+        if finder.uses.get(id(value.tensor), 0) > 1 or what == "end":
+            break
+        if what == "norm":
+            if calls[where] != 1:
+                break
+            norm = where
+        if what == "sum":
+            return Site(name, norm, True)
+    return Site(name, norm)
+
+
+class Tap(_Watch):  # type: ignore[no-untyped-call]
+    """Reads, in one run, what a refit of some sites needs.
+
+    ``inputs[layer]``: what the layer gets; ``outputs[layer]``: the site's value; ``sums[layer]``: the other term
+    of its sum and the sum, both in the layout of the site's value. ``told`` is asked after each; it may end a run.
+    """
+
+    def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
+        super().__init__(model)
+        self.model, self.sites = model, {site.layer: site for site in sites}
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self.told: Callable[[], None] = lambda: None
+
+    def missing(self) -> bool:
+        """Something of a site has not been seen yet."""
+        return any(
+            name not in self.outputs or (site.summed and name not in self.sums)
+            for name, site in self.sites.items()
+        )
+
+    def before(self, func: Any, args: Any, met: list[Value]) -> Any:
+        if func in _SUMS and met and len(args) == 2 and isinstance(args[1], Tensor):
+            return args[1].clone() if args[0] is met[0].tensor else args[0].clone()
+        return None
+
+    def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
+        for value in met:
+            self.values.pop(id(value.tensor), None)
+            if func in _SUMS and before is not None:
+                self.sums[value.site] = (value.home(before), value.home(out.clone()))
+                self.told()
+                continue
+            further = step_on(value, func, args, out, self.fixed)
+            if further is not None:
+                self.follow(further)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Active."""
+        modules = dict(self.model.named_modules())
+        handles = []
+
+        def saw(site: Site, output: Tensor) -> None:
+            self.outputs[site.layer] = output.clone()
+            if site.summed:
+                self.start(site.layer, output)
+            self.told()
+
+        for site in self.sites.values():
+            layer, last = modules[site.layer], modules[site.norm or site.layer]
+            # clones: what the model later writes into its tensors must not reach them
+            handles.append(
+                layer.register_forward_pre_hook(lambda _m, a, s=site: self.inputs.update({s.layer: a[0].clone()}))
+            )
+            handles.append(last.register_forward_hook(lambda _m, _a, out, s=site: saw(s, out)))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
