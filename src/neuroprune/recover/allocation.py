@@ -47,8 +47,7 @@ class Costs:
     fixed: Mapping[str, float] = field(default_factory=dict)
 
     def total(self, budget: str, removed: np.ndarray) -> float:
-        parts = (self.layer(budget, number, removed) for number in range(len(self.layers)))
-        return float(self.fixed.get(budget, 0.0) + sum(parts))
+        return self.fixed.get(budget, 0.0) + sum(self.layer(budget, n, removed) for n in range(len(self.layers)))
 
     def layer(self, budget: str, number: int, removed: np.ndarray) -> float:
         layer = self.layers[number]
@@ -56,7 +55,7 @@ class Costs:
 
 
 def _left(parts: Sequence[Part], removed: np.ndarray) -> float:
-    return 1.0 - sum(part.each * removed[part.group] for part in parts)
+    return 1.0 - sum(part.each * int(removed[part.group]) for part in parts)
 
 
 def layers_of(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,21 +65,22 @@ def inputs_of(module: nn.Module, value: Tensor, positions: Tensor | None) -> Ten
         rows = _last_second(value)
         rows = rows if positions is None else rows.index_select(2, positions)
         return rows.transpose(0, 1).flatten(1)[None]
-    count, groups = len(module.kernel_size), module.groups
+    count, groups = len(module.kernel_size), int(module.groups)
     padded = functional.pad(value, module._reversed_padding_repeated_twice)
     for dim in range(count):
         reach = module.dilation[dim] * (module.kernel_size[dim] - 1) + 1
         padded = padded.unfold(2 + dim, reach, module.stride[dim])[..., :: module.dilation[dim]]
-    space = padded.shape[2 : 2 + count]  # [N, C, *space, *kernel]
-    if positions is not None:
-        places = torch.unravel_index(positions, space)
-        padded = padded[(slice(None), slice(None), *places)]  # [N, C, positions, *kernel]
-    kernel = padded.flatten(2, 1 + count) if positions is None else padded
-    columns = kernel.flatten(3) if count else kernel
-    n, channels, rows, k = columns.shape
-    by_group = columns.reshape(n, groups, channels // groups, rows, k).permute(1, 2, 4, 0, 3)
-    design: Tensor = by_group.reshape(groups, channels // groups * k, n * rows)
-    return design
+    space = padded.shape[2 : 2 + count]  # of [N, C, *space, *kernel]
+    if positions is None:
+        picked = padded.flatten(2, 1 + count)
+    else:
+        places: tuple[Any, ...] = (slice(None), slice(None), *torch.unravel_index(positions, space))
+        picked = padded[places]
+    columns = picked.flatten(3)  # [N, C, positions, kernel]
+    n, channels, count, k = columns.shape
+    each = channels // groups
+    by_group = columns.reshape(n, groups, each, count, k).permute(1, 2, 4, 0, 3)
+    return by_group.reshape(groups, each * k, n * count)
 
 
 def _last_second(value: Tensor) -> Tensor:

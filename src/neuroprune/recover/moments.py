@@ -34,17 +34,22 @@ class Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """``x``: [groups, columns, rows]; ``y``: [outputs, rows]."""
-        groups, columns, rows = x.shape
-        y = y.reshape(groups, -1, rows)
+        _, columns, rows = x.shape
+        self.add_targets(x, y)
+        self.rows += rows
         self.xx[:, :columns, :columns] += (x @ x.transpose(1, 2)).double()
         ones = x.double().sum(2)
         self.xx[:, :columns, columns] += ones
         self.xx[:, columns, :columns] += ones
         self.xx[:, columns, columns] += rows
+
+    def add_targets(self, x: Tensor, y: Tensor) -> None:
+        """The same without the inputs' own part."""
+        groups, columns, rows = x.shape
+        y = y.reshape(groups, -1, rows)
         self.xy[:, :columns] += (x @ y.transpose(1, 2)).double()
         self.xy[:, columns] += y.double().sum(2)
         self.yy += y.double().square().sum(2).flatten()
-        self.rows += rows
 
     @property
     def variance(self) -> float:

@@ -21,13 +21,17 @@ from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.graph.units import Group
 from neuroprune.recover.affine import Affine
 from neuroprune.recover.design import inputs_of, matrix_of, outputs_of, positions_of, weight_of
-from neuroprune.recover.moments import DAMPING, Moments, least_squares
+from neuroprune.recover.moments import DAMPING, Moments, Solution, least_squares
 from neuroprune.recover.obs import Consumer, Ranking, rank
 from neuroprune.recover.replay import Enough, Forward, Replay
 from neuroprune.recover.sites import Site, Tap, find_sites
 
 #: rows of a least-squares problem per column: more of them change the result less than another sample would
 ROWS_PER_COLUMN = 400
+#: input values that are kept of one layer, for targets that depend on what the layer gives (256 MB)
+MOST_HELD = 1 << 26
+#: how often such targets are set anew
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,38 @@ class Collector:
     def __init__(self, examples: int, seed: int) -> None:
         self.examples, self.seed = examples, seed
         self.moments: dict[str, Moments] = {}
+        self.samples: list[tuple[Tensor, Tensor, Tensor]] = []  # of one site: inputs, targets, other terms
+        self.held = 0
 
-    def add(self, name: str, layer: nn.Module, index: int, value: Tensor, target: Tensor) -> None:
-        """``value``: the layer's input; ``target``: what its site should give, in the layout of its output."""
+    def add(
+        self, name: str, layer: nn.Module, index: int, value: Tensor, target: Tensor, other: Tensor | None = None
+    ) -> None:
+        """``value``: the layer's input; ``target``: what its site should give, in the layout of its output;
+        ``other``: where a ReLU reads the site, what is added before it."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         positions = positions_of(layer, target, share_of(layer, target, self.examples), generator)
         x, y = inputs_of(layer, value, positions), outputs_of(layer, target, positions)
         if name not in self.moments:
             self.moments[name] = Moments.empty(x.shape[0], x.shape[1], y.shape[0])
         self.moments[name].add(x, y)
+        if other is None or self.held > MOST_HELD:
+            return
+        self.samples.append((x, y, outputs_of(layer, other, positions)))
+        self.held += x.numel()
+        if self.held > MOST_HELD:
+            self.samples.clear()
+
+    def rectified(self, name: str, weight: Tensor) -> Moments:
+        """Moments with targets that forgive what a ReLU hides: where the dense network's value is negative and so
+        is what ``weight`` gives, that is the target."""
+        every = self.moments[name]
+        total = Moments(every.xx, torch.zeros_like(every.xy), torch.zeros_like(every.yy), every.rows)
+        matrix, bias = weight[:, :, :-1].float(), weight[:, :, -1:].float()
+        for x, y, other in self.samples:
+            given = torch.baddbmm(bias, matrix, x).reshape(y.shape)
+            hidden = (y + other <= 0) & (given + other <= 0)
+            total.add_targets(x, torch.where(hidden, given, y))
+        return total
 
 
 def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
@@ -240,30 +267,43 @@ class ClosedForm:
     def _site(
         self, site: Site, one: Consumption | None, count: Mapping[str, int], theirs: Replay, ours: Replay
     ) -> None:
-        moments = self._moments(site, theirs, ours)
+        collector = self._collect(site, theirs, ours)
         affine = affine_at(self.model, site)
         before = affine.weight()
+        moments = collector.moments[site.layer]
         if one is not None:
-            full = least_squares(moments, self._columns(site), self.damping, before)
+            full = self._solve(site, collector, before, affine)
             ranking = rank([consumer(moments, full.weight, one.columns[site.layer], 1.0)])
             self.drop(one.group, ranking.order[: one.group.size - count[one.group.name]].tolist())
-        fitted = moments if affine.can_have_bias() else without_bias(moments)
-        solution = least_squares(fitted, self._columns(site), self.damping, before)
-        weight = solution.weight * self._rows(site).view(*solution.weight.shape[:2], 1)
-        affine.write(weight, moments)
+        solution = self._solve(site, collector, before, affine)
+        affine.write(solution.weight, moments)
         scale = max(moments.variance * moments.rows, 1e-30)
-        errors = moments.error(before) / scale, moments.error(weight) / scale
+        errors = moments.error(before) / scale, moments.error(solution.weight) / scale
         self.fitted.append(Fitted(site.layer, *errors, solution.damping))
 
-    def _moments(self, site: Site, theirs: Replay, ours: Replay) -> Moments:
+    def _solve(self, site: Site, collector: Collector, before: Tensor, affine: Affine) -> Solution:
+        columns, rows = self._columns(site), self._rows(site).view(*before.shape[:2], 1)
+        moments = collector.moments[site.layer]
+        for _ in range(1 + (ROUNDS if collector.samples else 0)):
+            fitted = moments if affine.can_have_bias() else without_bias(moments)
+            found = least_squares(fitted, columns, self.damping, before)
+            solution = Solution(found.weight * rows, found.damping)
+            if collector.samples:
+                moments = collector.rectified(site.layer, solution.weight)
+        return solution
+
+    def _collect(self, site: Site, theirs: Replay, ours: Replay) -> Collector:
         collector = Collector(self.examples, self.seed)
         for index in range(len(self.batches)):
             dense, pruned = tapped(theirs, [site], index), tapped(ours, [site], index)
             target = dense.outputs[site.layer]
+            other = torch.zeros_like(target)
             if site.summed:
-                target = dense.sums[site.layer][1] - pruned.sums[site.layer][0]
-            collector.add(site.layer, ours.modules[site.layer], index, pruned.inputs[site.layer], target)
-        return collector.moments[site.layer]
+                other = pruned.sums[site.layer][0]
+                target = dense.sums[site.layer][1] - other
+            layer, value = ours.modules[site.layer], pruned.inputs[site.layer]
+            collector.add(site.layer, layer, index, value, target, other if site.rectified else None)
+        return collector
 
     def _columns(self, site: Site) -> Tensor:
         """bool [columns]: not all of the column's weights were set to zero."""

@@ -24,6 +24,7 @@ Run = Callable[[nn.Module], Any]
 Inverse = Callable[[Tensor], Tensor]
 
 _aten = torch.ops.aten
+_RELUS = {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default}
 _SUMS = {_aten.add.Tensor, _aten.add_.Tensor}
 _NORMS = {
     _aten._native_batch_norm_legit_no_training.default,
@@ -37,11 +38,13 @@ _LAYOUTS = {_aten.permute.default, _aten.transpose.int, _aten.view.default, _ate
 
 @dataclass(frozen=True)
 class Site:
-    """``layer``: module path; ``norm``: path of the batch norm that alone reads it; ``summed``: see above."""
+    """``layer``: module path; ``norm``: path of the batch norm that alone reads it; ``summed``: see above;
+    ``rectified``: its value, or the sum, is read by a ReLU alone, so how negative it is makes no difference."""
 
     layer: str
     norm: str | None = None
     summed: bool = False
+    rectified: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Value:
     tensor: Tensor  # held, so that no other tensor gets its id
     back: tuple[Inverse, ...] = ()
     normed: bool = False
+    summed: bool = False
 
     def home(self, tensor: Tensor) -> Tensor:
         for step in reversed(self.back):
@@ -90,13 +94,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: unty
         super().__init__()  # type: ignore[no-untyped-call]
         self.fixed = {id(p): p for p in [*model.parameters(), *model.buffers()]}
         self.values: dict[int, Value] = {}
-        self.uses: dict[int, int] = {}
-        self.kept: list[Tensor] = []
+        self.uses: dict[int, int] = {}  # of values, by their id
+        self.kept: list[Value] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         met = [self.values[id(t)] for t in args if isinstance(t, Tensor) and id(t) in self.values]
         for value in {id(v): v for v in met}.values():
-            self.uses[id(value.tensor)] = self.uses.get(id(value.tensor), 0) + 1
+            self.uses[id(value)] = self.uses.get(id(value), 0) + 1
         before = self.before(func, args, met)
         result = func(*args, **(kwargs or {}))
         out = result[0] if isinstance(result, (tuple, list)) and result else result
@@ -105,12 +109,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: unty
         return result
 
     def start(self, site: str, output: Tensor) -> None:
-        self.values[id(output)] = Value(site, output)
-        self.kept.append(output)
+        self.follow(Value(site, output))
 
     def follow(self, value: Value) -> None:
         self.values[id(value.tensor)] = value
-        self.kept.append(value.tensor)
+        self.kept.append(value)
 
     def before(self, func: Any, args: Any, met: list[Value]) -> Any:
         """What must be seen before an operator overwrites it."""
@@ -127,17 +130,20 @@ class _Finder(_Watch):  # type: ignore[no-untyped-call]
 
     def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
         for value in met:
-            self.found.setdefault(value.site, []).append(self._step(value, func, args, kwargs, out))
             if out is value.tensor:  # overwritten: what uses it from here on uses something else
                 self.values.pop(id(out), None)
+            self.found.setdefault(value.site, []).append(self._step(value, func, args, kwargs, out))
 
     def _step(self, value: Value, func: Any, args: Any, kwargs: Any, out: Tensor) -> tuple[str, Value, str]:
         here = self.stack[-1] if self.stack else ""
         if func in _NORMS and not value.back and not value.normed and here in self.norms:
             self.follow(Value(value.site, out, normed=True))
             return "norm", value, here
-        if func in _SUMS and is_a_sum(args, kwargs, out):
+        if func in _SUMS and not value.summed and is_a_sum(args, kwargs, out):
+            self.follow(Value(value.site, out, summed=True))
             return "sum", value, ""
+        if func in _RELUS and not value.back:
+            return "relu", value, ""
         further = step_on(value, func, args, out, self.fixed)
         if further is not None:
             self.follow(further)
@@ -192,18 +198,17 @@ def _shared(modules: Mapping[str, nn.Module], name: str, key: str) -> bool:
 
 
 def _site(name: str, finder: _Finder, calls: Mapping[str, int]) -> Site:
-    steps = finder.found.get(name, [])
-    norm = None
-    for what, value, where in steps:
-        if finder.uses.get(id(value.tensor), 0) > 1 or what == "end":
+    site = Site(name)
+    for what, value, where in finder.found.get(name, []):
+        if finder.uses[id(value)] > 1 or what == "end" or (what == "norm" and calls[where] != 1):
             break
         if what == "norm":
-            if calls[where] != 1:
-                break
-            norm = where
-        if what == "sum":
-            return Site(name, norm, True)
-    return Site(name, norm)
+            site = replace(site, norm=where)
+        elif what == "sum":
+            site = replace(site, summed=True)
+        elif what == "relu":
+            return replace(site, rectified=True)
+    return site
 
 
 class Tap(_Watch):  # type: ignore[no-untyped-call]
