@@ -28,6 +28,18 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def training_branches(model: nn.Module) -> Iterator[None]:
+    """The way that ``forward`` takes in training, without what layers do otherwise then (dropout, batch norm).
+
+    Modules that hold others are in training mode, layers in evaluation mode; no gradients. Put back afterwards.
+    """
+    with evaluation(model):
+        for module in model.modules():
+            module.training = any(True for _ in module.children())
+        yield
+
+
+@contextlib.contextmanager
 def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
     """Let the parameters have gradients for a while, where none of them has (a checkpoint for inference).
 
