@@ -38,7 +38,7 @@ class Moments:
         self.add_targets(x, y)
         self.rows += rows
         self.xx[:, :columns, :columns] += (x @ x.transpose(1, 2)).double()
-        ones = x.double().sum(2)
+        ones = x.sum(2).double()
         self.xx[:, :columns, columns] += ones
         self.xx[:, columns, :columns] += ones
         self.xx[:, columns, columns] += rows
@@ -48,8 +48,8 @@ class Moments:
         groups, columns, rows = x.shape
         y = y.reshape(groups, -1, rows)
         self.xy[:, :columns] += (x @ y.transpose(1, 2)).double()
-        self.xy[:, columns] += y.double().sum(2)
-        self.yy += y.double().square().sum(2).flatten()
+        self.xy[:, columns] += y.sum(2).double()
+        self.yy += y.square().sum(2).double().flatten()
 
     @property
     def variance(self) -> float:

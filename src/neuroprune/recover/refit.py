@@ -27,7 +27,7 @@ from neuroprune.recover.replay import Enough, Forward, Replay
 from neuroprune.recover.sites import Site, Tap, find_sites
 
 #: rows of a least-squares problem per column: more of them change the result less than another sample would
-ROWS_PER_COLUMN = 400
+ROWS_PER_COLUMN = 200
 #: input values that are kept of one layer, for targets that depend on what the layer gives (256 MB)
 MOST_HELD = 1 << 26
 #: how often such targets are set anew

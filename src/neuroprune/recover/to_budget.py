@@ -35,6 +35,7 @@ from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification
 from neuroprune.recover.allocation import Costs, choose_counts, layers_of, proportional
+from neuroprune.recover.distill import DistillConfig, Distilled, distill
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
 from neuroprune.recover.refit import (
@@ -48,7 +49,7 @@ from neuroprune.recover.refit import (
 from neuroprune.recover.replay import Forward, Replay
 from neuroprune.tasks.task import default_forward
 
-Rung = Literal["none", "closed-form", "reconstruct"]
+Rung = Literal["none", "closed-form", "reconstruct", "distill"]
 #: how often the limits are tightened when the result misses its budget
 CORRECTIONS = 6
 #: what is counted of the result for each budget
@@ -62,7 +63,7 @@ COUNTED: dict[str, Callable[[nn.Module, Any], float]] = {
 @dataclass(frozen=True)
 class ToBudgetResult:
     """``model``: cut and recovered, of the user's own class, in evaluation mode. ``costs[budget]``: (dense, now,
-    limit), counted. ``fitted``, ``blocks``: what each rung did, layer by layer. ``seconds``: per stage. ``notes``:
+    limit), counted. ``fitted``, ``blocks``, ``epochs``: what each rung did. ``seconds``: per stage. ``notes``:
     doubts about the data."""
 
     model: nn.Module
@@ -72,6 +73,7 @@ class ToBudgetResult:
     costs: Mapping[str, tuple[float, float, float]]
     fitted: tuple[Fitted, ...] = ()
     blocks: tuple[Reconstructed, ...] = ()
+    epochs: tuple[Distilled, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -88,6 +90,7 @@ def prune_to_budget(
     minimum: int = 1,
     seed: int = 0,
     reconstruction: ReconstructConfig | None = None,
+    distillation: DistillConfig | None = None,
     progress: Progress | None = None,
 ) -> ToBudgetResult:
     """Make ``model`` meet ``budget`` (macs, params, size) without labels; the model given is not changed.
@@ -96,7 +99,8 @@ def prune_to_budget(
 
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
-    refitted), ``closed-form`` (least squares) or ``reconstruct`` (then gradients inside each block). ``round_to``,
+    refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
+    (then gradients through the whole network). ``round_to``,
     ``minimum``: kept counts are multiples and at least so many. Deterministic for a seed and a number of threads.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
@@ -119,15 +123,21 @@ def prune_to_budget(
         plan, verification, refused = prove(work.dense, found, plan, work.example)
         small = apply(plan, recovery.model)
     blocks: list[Reconstructed] = []
-    if recover == "reconstruct":
+    if recover in ("reconstruct", "distill"):
         with work.timed("reconstruct"):
             config = reconstruction or ReconstructConfig(seed=seed)
             blocks = reconstruct(work.dense, small, plan, forward, work.batches, config, work.progress)
+    epochs: list[Distilled] = []
+    if recover == "distill":
+        with work.timed("distill"):
+            learning = distillation or DistillConfig(seed=seed)
+            epochs = distill(work.dense, small, forward, work.batches, learning, work.progress)
     costs = {
         kind: (work.count(kind, work.dense), work.count(kind, small), limit) for kind, limit in limits.items()
     }
     return ToBudgetResult(
         small.eval(), plan, verification, found.refused + refused, costs, tuple(recovery.fitted), tuple(blocks),
+        tuple(epochs),
         work.seconds, tuple(work.notes),
     )  # fmt: skip
 
