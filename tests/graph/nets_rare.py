@@ -35,7 +35,7 @@ class StepsApart(nn.Module):
 
 
 class Inferring(nn.Module):
-    """In inference mode PyTorch does not take ``linear`` apart before we see it."""
+    """In inference mode PyTorch does not take ``linear`` apart: we do."""
 
     def __init__(self) -> None:
         super().__init__()

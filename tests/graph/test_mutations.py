@@ -226,7 +226,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "shuffle forgets products": ("channel_shuffle", PRODUCTS, "native_shuffle"),
     "attention forgets keys": ("scaled_dot_product_attention", TIES, "attention_relative_bias"),
     "attention reverses": ("scaled_dot_product_attention", REVERSED, "attention attention_given_scale"),
-    "in inference mode linear forgets to tie": ("linear", TIES, "inference_mode"),
+    "in inference mode linear forgets to tie": ("addmm", TIES, "inference_mode"),
     "vectors forget to tie": ("mv", TIES, "spectral_norm_of_a_reader"),
     "products of vectors forget to tie": ("vdot", TIES, "spectral_norm"),
     "borders roll": ("pad", ROLLED, "conv_padding_modes"),
