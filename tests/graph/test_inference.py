@@ -9,11 +9,15 @@ import pytest
 import torch
 from graph.nets import CASES
 from graph.nets_operators import OPERATORS
+from graph.nets_rare import RARE
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.nouns import Cost
 from neuroprune.graph import cost
+from neuroprune.graph.interpret import is_composite
+from neuroprune.graph.provenance import COMPOSITES
+from neuroprune.graph.rules import RULES
 from neuroprune.pruning import exported, gather, prune
 from neuroprune.testing import assert_exact
 
@@ -43,6 +47,18 @@ def macs(model: nn.Module, inputs: Any) -> Cost | str:
         return cost(model, inputs)
     except Exception as error:
         return type(error).__name__
+
+
+def test_no_rule_is_for_operators_that_are_always_taken_apart() -> None:
+    """What a function mode hands over in one piece has a rule all the same."""
+    arriving = set(COMPOSITES)
+    for name in torch._C._dispatch_get_all_op_names():
+        packet, _, overload = name.removeprefix("aten::").partition(".")
+        if name.startswith("aten::") and not is_composite(
+            getattr(getattr(torch.ops.aten, packet), overload or "default")
+        ):
+            arriving |= {packet, packet.rstrip("_")}
+    assert RULES.keys() <= arriving
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -76,6 +92,15 @@ class InPart(nn.Module):
             x = self.embed(x)
         x = torch.matmul(torch.matmul(x, x.transpose(1, 2)).softmax(-1), x).reshape(-1, x.shape[2])
         return self.out(self.wide(self.norm(x)).relu())
+
+
+def test_a_shuffle_without_data_is_what_it_is_with_data() -> None:
+    model, inputs = (make() for make in RARE["shuffled"])
+    result = prune(model, inputs, criterion="random", on_refuse="raise")
+    gone = result.plan.removed["conv.weight"][0]
+    assert {(i + 4) % 8 for i in gone} == set(gone)
+    assert len(gone) == 4
+    assert_exact(model, result.model, result.plan, inputs)
 
 
 @pytest.mark.parametrize("tier", ["module", "exported"])

@@ -223,7 +223,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "pixels reverse": ("pixel_shuffle pixel_unshuffle", REVERSED, "pixel_unshuffle"),
     "unfolded windows reverse": ("im2col", REVERSED, "unfold"),
     "folded windows forget to tie": ("col2im", TIES, "fold"),
-    "shuffle forgets products": ("channel_shuffle", PRODUCTS, "native_shuffle"),
+    "shuffle forgets products": ("channel_shuffle native_channel_shuffle", PRODUCTS, "native_shuffle shuffled"),
     "attention forgets keys": ("scaled_dot_product_attention", TIES, "attention_relative_bias"),
     "attention reverses": ("scaled_dot_product_attention", REVERSED, "attention attention_given_scale"),
     "in inference mode linear forgets to tie": ("addmm", TIES, "inference_mode"),
