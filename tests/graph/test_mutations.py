@@ -233,7 +233,7 @@ RULE_MUTANTS: dict[str, tuple[str, Mutate, str]] = {
     "borders are zeros": ("pad", instead(padded_with_nothing), "wrapped_features"),
     "cropped channels go": ("constant_pad_nd", PINS, "cropped"),
     "new tensors are channels": ("new_ones", let_through, "literal_ones"),
-    "strides roll": ("as_strided_", ROLLED, "pooled_channels_last"),
+    "strides roll": ("as_strided", ROLLED, "pooled_channels_last"),
     "the selected channel goes": ("select", PINS, "selected"),
     "windows of any places": ("unfold", instead(movement), "windows_of_channels"),
     "stacks forget to tie": ("stack", TIES, "stacked"),

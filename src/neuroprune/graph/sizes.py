@@ -257,7 +257,7 @@ def creation(call: Call) -> None:
         call.book.labels.label(call.result, labels)
 
 
-@sizes_of("affine_grid_generator", "dim", "__len__", "is_contiguous", "requires_grad_", "to", "_assert")
+@sizes_of("affine_grid_generator")
 def indifferent(call: Call) -> None:
     """Nothing in these calls is a size."""
 

@@ -60,7 +60,7 @@ def channel_shuffle(op: OpCall) -> list[Labels]:
     return [labels]
 
 
-@rule("as_strided", "as_strided_")
+@rule("as_strided")
 def as_strided(op: OpCall) -> list[Labels]:
     """PyTorch's own pooling calls it on contiguous results; calls by the model's code are settled in sizes.py."""
     if not op.args["self"].is_contiguous() or op.args.get("storage_offset"):
