@@ -60,6 +60,19 @@ def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient; afterwards those that did do so again."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """Tensors that the model makes are float64, like its weights in a proof, also where its code says float32."""
     before = torch.get_default_dtype()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from neuroprune.graph.shortcuts import SHORTCUTS
 from neuroprune.graph.sizes import HANDLERS as _HANDLERS  # noqa: F401  # importing it fills the table
 
 _KEY = "_neuroprune_labels"
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
@@ -70,6 +72,9 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if not self.paused and is_composite(func):
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         if func is torch.ops.aten.index.Tensor:
             args = _with_constant_masks(args)
         shortcut = SHORTCUTS.get(func) if self.on_meta else None
@@ -133,6 +138,17 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
             return Reason(operator, module, where[0], text)
 
         return make
+
+
+@functools.cache
+def is_composite(func: OpOverload) -> bool:
+    """PyTorch itself makes this operator out of others.
+
+    Usually it has done so before we see anything, but not in inference mode, nor for tensors made in it. Only the
+    dispatcher is asked: ``func.decompose`` would also take apart what otherwise arrives whole (batch norm).
+    """
+    known = torch._C._dispatch_has_kernel(func._name)  # operators of TorchScript (prim::device) are not
+    return known and torch._C._dispatch_has_kernel_for_dispatch_key(func._name, _COMPOSITE.name)
 
 
 def _with_constant_masks(args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ from neuroprune.graph.calls import map_tensors, tensors_in
 from neuroprune.graph.cost import cost
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Group, Refusal
-from neuroprune.pruning.allocate import build_plan, check_patterns, is_kept
+from neuroprune.pruning.allocate import build_plan, check_patterns
 from neuroprune.pruning.cut import provable, prove
 from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
@@ -202,7 +202,7 @@ class _Work:
 
     def curves(self, found: Trace, keep: Sequence[str]) -> _Curves:
         form = ClosedForm(self.dense, self.forward, self.batches, self.examples, seed=self.seed)
-        groups = [group for group in found.groups if not is_kept(group, keep)]
+        groups = [group for group in found.groups if not group.matches(keep)]
         ours = consumptions(self.dense, groups, form.sites)
         if not ours:
             raise UserError(
