@@ -41,15 +41,19 @@ def cases(operator: OpOverload) -> list[tuple[Any, ...]]:
     return TWO if operator._schema.arguments[1:] and operator._overloadname == "Tensor" else [(IMAGE,), (LAST,)]
 
 
-def everything() -> list[tuple[OpOverload, tuple[Any, ...]]]:
-    return [(operator, arguments) for operator in SHORTCUTS for arguments in cases(operator)]
+def everything() -> list[Any]:
+    return [
+        pytest.param(operator, arguments, id=f"{operator}-{number}")
+        for operator in SHORTCUTS
+        for number, arguments in enumerate(cases(operator))
+    ]
 
 
 def onto_meta(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-@pytest.mark.parametrize(("operator", "arguments"), everything(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("operator", "arguments"), everything())
 def test_a_shortcut_has_the_operators_own_shape(operator: OpOverload, arguments: tuple[Any, ...]) -> None:
     writes = operator._schema.name.endswith("_")
     true = operator(*(a.clone() if isinstance(a, Tensor) and writes else a for a in arguments))
@@ -76,7 +80,7 @@ def test_a_shortcut_in_place_is_the_tensor_itself() -> None:
         (aten.add.Tensor, (torch.randn(2, 3), torch.randn(4))),
         (aten.convolution.default, (IMAGE, torch.randn(6, 3, 3, 3), None, [1], [0], [1], False, [0], 1)),
     ],
-    ids=str,
+    ids=["mm", "bmm", "add", "convolution"],
 )
 def test_what_does_not_fit_is_the_operators_own_error(operator: OpOverload, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(RuntimeError):
