@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuroprune.base.nouns import Budget, Cost, Measurement
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
+    from neuroprune.recover.to_budget import ToBudgetResult, prune_to_budget
 
 _WHERE = {
     "neuroprune.api": ("CompressResult", "compress"),
@@ -36,6 +37,7 @@ _WHERE = {
         "save_exported",
         "verify",
     ),
+    "neuroprune.recover.to_budget": ("ToBudgetResult", "prune_to_budget"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -51,6 +53,7 @@ __all__ = [
     "Plan",
     "PruneResult",
     "Refusal",
+    "ToBudgetResult",
     "Trace",
     "UserError",
     "Verification",
@@ -58,6 +61,7 @@ __all__ = [
     "compress",
     "cost",
     "prune",
+    "prune_to_budget",
     "restore",
     "save_exported",
     "trace",
