@@ -90,7 +90,7 @@ class Records:
         self._pin(labels.ravel(), reason)
 
     def _pin(self, labels: np.ndarray, reason: Reason) -> None:
-        labels = np.unique(labels[labels != FIXED])
+        labels = labels[labels != FIXED]
         if labels.size:
             self.pins.append((labels, reason))
 

@@ -14,6 +14,29 @@ from neuroprune.graph.records import Reason, Records
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
+class Pinned:
+    """Which components stay, each with the first reason that was given; its number is -1 where there is none."""
+
+    def __init__(self, components: int) -> None:
+        self.number = np.full(components, -1, dtype=np.int64)
+        self.reasons: list[Reason] = []
+
+    def add(self, components: np.ndarray, reason: Reason) -> None:
+        fresh = components[self.number[components] < 0]
+        self.number[fresh] = len(self.reasons)
+        self.reasons.append(reason)
+
+    @property
+    def all(self) -> np.ndarray:
+        """bool [components]."""
+        held: np.ndarray = self.number >= 0
+        return held
+
+    def why(self, component: int) -> Reason | None:
+        number = int(self.number[component])
+        return None if number < 0 else self.reasons[number]
+
+
 @dataclass(frozen=True, eq=False)
 class Components:
     """``of[label]`` is the label's component; ``start``/``base`` list the basic ones each component is made of.
@@ -24,7 +47,7 @@ class Components:
     of: np.ndarray
     start: np.ndarray
     base: np.ndarray
-    pinned: dict[int, Reason]
+    pinned: Pinned
     roles: Pairs  # (basic component, place it takes in a product), once per element
 
     def bases(self, labels: np.ndarray) -> Pairs:
@@ -53,10 +76,9 @@ def resolve(records: Records) -> Components:
         ties += [(first[a], first[b]) for a, b in extra]
     start, base = _expand(tables, int(of.max(initial=0)) + 1)
     roles = _roles(tables)
-    components = Components(of, start, base, {}, roles)
+    components = Components(of, start, base, Pinned(start.size - 1), roles)
     for labels, reason in pins:
-        for number in np.unique(components.bases(labels)[1]).tolist():
-            components.pinned.setdefault(number, reason)
+        components.pinned.add(components.bases(labels)[1], reason)
     return components
 
 
@@ -81,16 +103,28 @@ def _representatives(of: np.ndarray) -> np.ndarray:
 
 
 def _without_fixed(records: Records, ties: list[Pairs], pins: list[tuple[np.ndarray, Reason]]) -> list[np.ndarray]:
-    """Products as tables [rows, 1 + parts], one per number of parts; FIXED parts drop out, a FIXED whole pins."""
+    """Products as tables [rows, 1 + parts], one per number of parts; FIXED parts drop out.
+
+    A whole that is FIXED or pinned pins its parts. Saying so here keeps large tables that cannot shrink anyway
+    (relative positions, say) out of all that follows.
+    """
     by_arity: dict[int, list[np.ndarray]] = {}
-    reason = Reason("product", "", "", "is one dimension of a block that cannot shrink")
+    fixed = Reason("product", "", "", "is one dimension of a block that cannot shrink")
+    why = np.full(records.next_label, -1)
+    for number in range(len(pins) - 1, -1, -1):
+        why[pins[number][0]] = number
+    why[FIXED] = len(pins)
+    reasons = [*(reason for _, reason in pins), fixed]
     for whole, parts in records.products:
         table = np.stack([whole, *parts], axis=1)
-        stuck = table[:, 0] == FIXED
+        stuck = why[whole] >= 0
         if stuck.any():
-            rest = np.unique(table[stuck][:, 1:])
-            pins.append((rest[rest != FIXED], reason))
+            for number in np.unique(why[whole[stuck]]).tolist():
+                rest = table[why[whole] == number, 1:].ravel()
+                pins.append((rest[rest != FIXED], reasons[number]))
             table = table[~stuck]
+            if not table.size:
+                continue
         for arity in range(2, table.shape[1] + 1):
             rows = table[(table[:, 1:] != FIXED).sum(axis=1) == arity - 1]
             if rows.size:
@@ -98,7 +132,7 @@ def _without_fixed(records: Records, ties: list[Pairs], pins: list[tuple[np.ndar
                 by_arity.setdefault(arity, []).append(kept)
         lost = table[(table[:, 1:] == FIXED).all(axis=1), 0]
         if lost.size:
-            pins.append((np.unique(lost), reason))
+            pins.append((lost, fixed))
     ties += [(t[:, 0], t[:, 1]) for t in by_arity.pop(2, [])]
     return [np.unique(np.concatenate(tables), axis=0) for _, tables in sorted(by_arity.items())]
 
@@ -143,25 +177,29 @@ def _cycles(tables: list[np.ndarray]) -> list[Pairs]:
 
 def _expand(tables: list[np.ndarray], count: int) -> Pairs:
     """CSR (start, base): every component with the basic components it is made of."""
-    whole, part = np.arange(count), np.arange(count)
-    if tables:
-        defined = np.concatenate([np.repeat(t[:, 0], t.shape[1] - 1) for t in tables])
-        parts = np.concatenate([t[:, 1:].ravel() for t in tables])
-        order = np.argsort(defined, kind="stable")
-        defined, parts = defined[order], parts[order]
-        first = np.searchsorted(defined, np.arange(count + 1))
-        while True:
-            counts = first[part + 1] - first[part]
-            if not counts.any():
-                break
-            inner = counts > 0
-            grown = parts[np.repeat(first[part[inner]], counts[inner]) + _ranges(counts[inner])]
-            pairs = np.stack(
-                [np.concatenate([whole[~inner], np.repeat(whole[inner], counts[inner])]),
-                 np.concatenate([part[~inner], grown])], axis=1)  # fmt: skip
-            pairs = np.unique(pairs, axis=0)
-            whole, part = pairs[:, 0], pairs[:, 1]
-    return np.searchsorted(whole, np.arange(count + 1)), part
+    everything = np.arange(count)
+    if not tables:
+        return np.arange(count + 1), everything
+    defined = np.concatenate([np.repeat(t[:, 0], t.shape[1] - 1) for t in tables])
+    parts = np.concatenate([t[:, 1:].ravel() for t in tables])
+    order = np.argsort(defined, kind="stable")
+    defined, parts = defined[order], parts[order]
+    first = np.searchsorted(defined, np.arange(count + 1))
+    made = first[1:] > first[:-1]
+    whole = part = everything[made]
+    while (counts := first[part + 1] - first[part]).any():
+        inner = counts > 0
+        grown = parts[np.repeat(first[part[inner]], counts[inner]) + _ranges(counts[inner])]
+        pairs = np.stack(
+            [np.concatenate([whole[~inner], np.repeat(whole[inner], counts[inner])]),
+             np.concatenate([part[~inner], grown])], axis=1)  # fmt: skip
+        pairs = np.unique(pairs, axis=0)
+        whole, part = pairs[:, 0], pairs[:, 1]
+    owners = np.concatenate(
+        [everything[~made], whole]
+    )  # most are made of themselves alone: not sorted with the rest
+    order = np.argsort(owners, kind="stable")
+    return np.searchsorted(owners[order], np.arange(count + 1)), np.concatenate([everything[~made], part])[order]
 
 
 def _ranges(counts: np.ndarray) -> np.ndarray:

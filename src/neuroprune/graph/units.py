@@ -88,8 +88,7 @@ def _hold_buffers(
     if is_parameter.size:
         learnt[place.base[is_parameter[place.owner]]] = True
     reason = Reason("buffer", "", "", "belongs to buffers alone")
-    for number in np.flatnonzero(free & ~learnt).tolist():
-        components.pinned.setdefault(number, reason)
+    components.pinned.add(np.flatnonzero(free & ~learnt), reason)
     free &= learnt
 
 
@@ -119,7 +118,7 @@ def _free(records: Records, components: Components) -> np.ndarray:
     free = np.zeros(components.start.size - 1, dtype=bool)
     for labels in records.consumed:
         free[components.bases(labels)[1]] = True
-    free[list(components.pinned)] = False
+    free &= ~components.pinned.all
     return free
 
 
@@ -237,10 +236,12 @@ def _refusals(
     pairs = np.unique(np.stack([place.owner[stuck], place.base[stuck]], axis=1), axis=0)
     first: dict[int, int] = {}
     for owner, base in pairs.tolist():
-        if base in components.pinned and not components.pinned[base].quiet:
+        why = components.pinned.why(base)
+        if why is not None and not why.quiet:
             first.setdefault(owner, base)
     out = []
     for owner, base in sorted(first.items()):
-        why, (tensor, dim, *_) = components.pinned[base], owners[owner]
+        why, (tensor, dim, *_) = components.pinned.why(base), owners[owner]
+        assert why is not None
         out.append(Refusal(tensor, dim, why.operator, why.module, why.where, why.text))
     return tuple(out)
