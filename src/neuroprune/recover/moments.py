@@ -37,8 +37,8 @@ class Moments:
         _, columns, rows = x.shape
         self.add_targets(x, y)
         self.rows += rows
-        self.xx[:, :columns, :columns] += (x @ x.transpose(1, 2)).double()
-        ones = x.double().sum(2)
+        ones = x.sum(2, dtype=torch.float64)
+        self.xx[:, :columns, :columns] += _products(x, x)
         self.xx[:, :columns, columns] += ones
         self.xx[:, columns, :columns] += ones
         self.xx[:, columns, columns] += rows
@@ -47,8 +47,8 @@ class Moments:
         """The same without the inputs' own part."""
         groups, columns, rows = x.shape
         y = y.reshape(groups, -1, rows)
-        self.xy[:, :columns] += (x @ y.transpose(1, 2)).double()
-        self.xy[:, columns] += y.double().sum(2)
+        self.xy[:, :columns] += _products(x, y)
+        self.xy[:, columns] += y.sum(2, dtype=torch.float64)
         self.yy += y.double().square().sum(2).flatten()
 
     @property
@@ -62,6 +62,22 @@ class Moments:
         crossed = (weight.transpose(1, 2) * self.xy).sum()
         squared = ((weight @ self.xx) * weight).sum()
         return float((self.yy.sum() - 2 * crossed + squared).clamp_min(0))
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over rows of x y^T in float64 for [groups, *, rows] of any precision, multiplied in float32 or better.
+
+    Deviations from the mean are multiplied and the means added in float64: where they are large, float32 products
+    of the values themselves would lose what varies.
+    """
+    if x.dtype.itemsize < 4:
+        x, y = x.float(), y.float()
+    rows = max(x.shape[2], 1)
+    x_sum, y_sum = (t.sum(2, keepdim=True, dtype=torch.float64) for t in (x, y))
+    x_mid, y_mid = (x_sum / rows).to(x.dtype), (y_sum / rows).to(y.dtype)
+    crossed = ((x - x_mid) @ (y - y_mid).transpose(1, 2)).double()
+    a, b = x_mid.double(), y_mid.double().transpose(1, 2)
+    return crossed + a @ y_sum.transpose(1, 2) + (x_sum - x.shape[2] * a) @ b
 
 
 @dataclass(frozen=True)
