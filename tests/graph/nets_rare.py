@@ -34,8 +34,12 @@ class StepsApart(nn.Module):
         return self.even(x[:, ::2]) + self.odd(x[:, 1::2])
 
 
+def shuffled(_: Any, x: Tensor) -> Tensor:
+    return F.native_channel_shuffle(x, 2)
+
+
 class Inferring(nn.Module):
-    """In inference mode PyTorch does not take ``linear`` apart before we see it."""
+    """In inference mode PyTorch does not take ``linear`` apart: we do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,6 +192,7 @@ RARE: dict[str, Net] = {
     "cropped": sandwich(cropped, 14),
     "half_of_it_held": sandwich(half_of_it_held),
     "unknown_beside": sandwich(unknown_beside, 16),
+    "shuffled": sandwich(shuffled),
     "selected": sandwich(selected, pick=3),
     "repeated_mean": sandwich(repeated_mean),
     "repeated_by_share": sandwich(repeated_by_share, 16),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from graph.nets import (
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.graph import Trace, cost, trace
+from neuroprune.pruning import prune
 
 
 def footprint(found: Trace, group: str) -> dict[str, list[list[int]]]:
@@ -170,6 +175,83 @@ def test_keyword_inputs_and_dict_outputs() -> None:
 
     found = trace(Net(), {"left": torch.randn(2, 3), "right": torch.randn(2, 3)})
     assert {g.name for g in found.groups} == {"a"}
+
+
+class Quotient(nn.Module):
+    """Attention whose head dimension is worked out by ``divide``."""
+
+    def __init__(self, divide: Callable[[int, int], int]) -> None:
+        super().__init__()
+        self.heads, self.divide = 4, divide
+        self.embed, self.out = nn.Linear(8, 24), nn.Linear(24, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        b, n, c = x.shape
+        heads = x.view(b, n, self.heads, self.divide(c, self.heads)).transpose(1, 2)
+        heads = (heads @ heads.transpose(-2, -1) * 0.5).softmax(-1) @ heads
+        return self.out(heads.transpose(1, 2).reshape(b, n, c))
+
+
+class Flattened(nn.Module):
+    def __init__(self, flatten: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.out, self.flatten = nn.Conv2d(3, 8, 1), nn.Linear(128, 2), flatten
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.flatten(self.conv(x)))
+
+
+def by_int(c: int, heads: int) -> int:
+    return int(c / heads)
+
+
+def by_trunc(c: int, heads: int) -> int:
+    return math.trunc(c / heads)
+
+
+def int_of_numpy(x: Tensor) -> Tensor:
+    return x.view(-1, int(np.prod(x.shape[1:])))
+
+
+def numpy_alone(x: Tensor) -> Tensor:
+    return x.reshape(np.prod(x.shape[:1]), np.prod(x.shape[1:]))
+
+
+def numpy_in_a_tuple(x: Tensor) -> Tensor:
+    return x.reshape((x.shape[0], np.prod(x.shape[1:])))
+
+
+@pytest.mark.parametrize("divide", [by_trunc, lambda c, heads: math.floor(c / heads), lambda c, heads: c // heads])
+def test_a_quotient_that_can_be_followed_is_cut_in_both_directions(divide: Callable[[int, int], int]) -> None:
+    kinds = {g.kind: g.size for g in trace(Quotient(divide), torch.randn(2, 5, 8)).groups}
+    assert kinds == {"head": 4, "head_dim": 6}
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "line"),
+    [
+        (lambda: Quotient(by_int), (2, 5, 8), "int(c / heads)"),
+        (lambda: Flattened(int_of_numpy), (2, 3, 4, 4), "int(np.prod("),
+    ],
+)
+def test_a_size_that_is_lost_on_its_way_is_named_with_the_line_where(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], line: str
+) -> None:
+    product = np.prod
+    reasons = [r.reason for r in trace(make(), torch.randn(shape)).refused if "cannot be followed" in r.reason]
+    assert reasons
+    file, number = re.search(r"\(int\(\) or numpy, (.+):(\d+)\): write // or math.prod", reasons[0]).groups()
+    assert file == Path(__file__).name
+    assert line in Path(__file__).read_text().splitlines()[int(number) - 1]
+    assert np.prod is product
+
+
+@pytest.mark.parametrize("flatten", [numpy_alone, numpy_in_a_tuple])
+def test_numbers_of_numpy_are_no_literals(flatten: Callable[[Tensor], Tensor]) -> None:
+    result = prune(Flattened(flatten), torch.randn(2, 3, 4, 4), criterion="random")
+    assert result.model.conv.weight.shape[0] == 4
+    assert result.verification.exact
 
 
 def test_cost_counts_parameters_and_macs_of_one_example() -> None:

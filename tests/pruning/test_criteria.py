@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.graph import trace
-from neuroprune.pruning import CRITERIA, gather, score
+from neuroprune.pruning import CRITERIA, gather, prune, score
 from neuroprune.pruning.criteria import WeightView, criterion
 from neuroprune.pruning.statistics import track_activations
 from neuroprune.testing import CriterionContract
@@ -102,6 +102,37 @@ def test_taylor_of_frozen_weights_is_that_of_free_ones() -> None:
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in found)
         assert not any(p.requires_grad for name in layers for p in model.get_submodule(name).parameters())
+
+
+class Vectors(nn.Module):
+    """The units of ``scale`` own two vectors and no matrix: most criteria have nothing to look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+        self.a, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = (x.sum(1, keepdim=True) * self.scale + self.shift).sum(1, keepdim=True)
+        return self.out(self.a(x).relu()) * gate
+
+
+def test_random_scores_units_without_a_matrix_and_the_others_say_what_to_keep() -> None:
+    model, x = Vectors(), torch.randn(4, 3)
+    found = trace(model, x)
+    one, again, other = (score(model, found, "random", seed=seed)["scale"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_allclose(one.mean(), 1)
+    assert len(set(one)) == 8
+    assert not np.array_equal(one, other)
+    assert prune(model, x, criterion="random").model.scale.shape == (4,)
+    with pytest.raises(UserError, match=r"nothing to score(.|\n)*where: scale(.|\n)*keep=\['out\*', 'scale'\]"):
+        prune(model, x, keep=["out*"])
+    with pytest.raises(UserError, match=r"keep=\['scale'\]"):
+        prune(model, x)
+    result = prune(model, x, keep=["scale"])
+    assert result.model.scale.shape == (8,)
+    assert result.model.a.weight.shape == (3, 3)
 
 
 def test_missing_statistics_and_unscorable_groups_are_named() -> None:

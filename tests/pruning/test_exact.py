@@ -228,6 +228,41 @@ def test_an_operator_called_by_pytorch_layers_alone_has_a_module_but_no_line() -
     assert (refusal.operator, refusal.module, refusal.where) == ("avg_pool2d", "2", "")
 
 
+class Auxiliary(nn.Module):
+    """A second head that only training has, like GoogLeNet's, on channels that the first one sees too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.extra = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        pooled = torch.relu(self.body(x)).mean((2, 3))
+        return (self.head(pooled), self.extra(pooled)) if self.training else self.head(pooled)
+
+
+def test_a_head_that_only_training_has_is_cut_with_the_rest() -> None:
+    model, x = Auxiliary(), torch.randn(2, 3, 8, 8)
+    result = prune(model, x, ratio=0.5)
+    assert result.plan.removed["extra.weight"] == {1: result.plan.removed["body.weight"][0]}
+    dense = copy.deepcopy(model)
+    for name, tensor in dense.state_dict().items():
+        for dim, gone in result.plan.removed.get(name, {}).items():
+            tensor.index_fill_(dim, torch.tensor(gone), 0)
+    for wanted, got in zip(dense.train()(x), result.model.train()(x), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_a_cut_that_only_training_gets_wrong_is_noticed() -> None:
+    model, x = Auxiliary(), torch.randn(2, 3, 8, 8)
+    plan = prune(model, x, ratio=0.5).plan
+    spoilt = {
+        **plan.removed,
+        "extra.weight": {1: tuple(sorted({(i + 1) % 8 for i in plan.removed["body.weight"][0]}))},
+    }
+    result = verify(model, dataclasses.replace(plan, removed=spoilt), x, found=trace(model, x))
+    assert not result.exact
+
+
 class Single(nn.Module):
     """Says float32 in its code, like RAFT's grid of coordinates."""
 

@@ -28,6 +28,18 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def training_branches(model: nn.Module) -> Iterator[None]:
+    """The way that ``forward`` takes in training, without what layers do otherwise then (dropout, batch norm).
+
+    Modules that hold others are in training mode, layers in evaluation mode; no gradients. Put back afterwards.
+    """
+    with evaluation(model):
+        for module in model.modules():
+            module.training = any(True for _ in module.children())
+        yield
+
+
+@contextlib.contextmanager
 def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
     """Let the parameters have gradients for a while, where none of them has (a checkpoint for inference).
 
@@ -45,6 +57,19 @@ def gradients(model: nn.Module, *, everywhere: bool = False) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(False)
             parameter.grad = None
+
+
+@contextlib.contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient; afterwards those that did do so again."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuroprune.base.modes import evaluation, unchanged
+from neuroprune.base.modes import evaluation, unchanged, without_gradients
 from neuroprune.base.nouns import Cost
 from neuroprune.graph.calls import as_call, map_tensors, tensors_in
 
@@ -20,7 +20,8 @@ def cost(model: nn.Module, example_inputs: Any) -> Cost:
     """
     args, kwargs = as_call(example_inputs)
     batch = next((x.shape[0] for x in tensors_in((args, kwargs)) if x.dim()), 1)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    # the counter hooks gradients to parameters that a module is called with, which inference mode does not bear
+    with without_gradients(model), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         args, kwargs = map_tensors(lambda x: fake.from_tensor(x.detach()), (args, kwargs))
         with unchanged(model), evaluation(model), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)

@@ -2,7 +2,8 @@
 
 A **tree** is an int, a leaf ``("attribute", number)`` or ``("count", number)`` (how many labels of a vector are
 kept), or ``(operator, left, right)``. :class:`SizeInt` is an ``int`` that carries a tree through arithmetic;
-what Python turns into a plain int on the way (``int(a / b)``, numpy) has no tree and counts as a literal.
+what Python turns into a plain int on the way (``int(a / b)``, numpy) has no tree and counts as a literal; the
+book is told, so that a refusal can say so.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def tree_of(value: Any) -> Tree:
 
 
 class _Sized:
-    """What SizeInt and SizeFloat share. ``book`` is told of every comparison (it may be None)."""
+    """What SizeInt and SizeFloat share. ``book`` is told of comparisons and of what is lost (it may be None)."""
 
     tree: Tree
     book: Any
@@ -125,6 +126,17 @@ class _Sized:
 
     def __floor__(self) -> Any:
         return _combined("floor", math.floor(_plain(self)), self, 0)
+
+    def __trunc__(self) -> Any:
+        value = _plain(self)
+        return _combined("floor", math.floor(value), self, 0) if value >= 0 else math.trunc(value)
+
+    def __int__(self) -> int:
+        """Python wants a plain int here, whatever is returned."""
+        number = int(_plain(self))
+        if self.book is not None:
+            self.book.lose(number)
+        return number
 
     def __ceil__(self) -> Any:
         return _combined("ceil", math.ceil(_plain(self)), self, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation
+from neuroprune.base.modes import evaluation, training_branches
 from neuroprune.graph.attributes import Attributes
 from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
 from neuroprune.graph.labels import NO_LABELS, Labels, Vector
@@ -26,6 +27,7 @@ from neuroprune.graph.shortcuts import SHORTCUTS
 from neuroprune.graph.sizes import HANDLERS as _HANDLERS  # noqa: F401  # importing it fills the table
 
 _KEY = "_neuroprune_labels"
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
@@ -36,6 +38,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         self.records = Records()
         self.owners: list[tuple[str, int, int, int]] = []  # (tensor name, dim, first label, count)
         self.modules: list[str] = []
+        self.ran: set[str] = set()  # modules that were called
+        self.idle = False  # some layer never was
         self.paused = False
         self.digest = 0  # of the operators that met labels: equal digests, equal numbering of labels
         self.on_meta = False
@@ -68,6 +72,9 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if not self.paused and is_composite(func):
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         if func is torch.ops.aten.index.Tensor:
             args = _with_constant_masks(args)
         shortcut = SHORTCUTS.get(func) if self.on_meta else None
@@ -133,6 +140,17 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         return make
 
 
+@functools.cache
+def is_composite(func: OpOverload) -> bool:
+    """PyTorch itself makes this operator out of others.
+
+    Usually it has done so before we see anything, but not in inference mode, nor for tensors made in it. Only the
+    dispatcher is asked: ``func.decompose`` would also take apart what otherwise arrives whole (batch norm).
+    """
+    known = torch._C._dispatch_has_kernel(func._name)  # operators of TorchScript (prim::device) are not
+    return known and torch._C._dispatch_has_kernel_for_dispatch_key(func._name, _COMPOSITE.name)
+
+
 def _with_constant_masks(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A boolean mask that is a buffer with data selects the same entries at every call: as their numbers."""
     indices: list[Any] = []
@@ -169,14 +187,19 @@ def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
 
 
 @contextlib.contextmanager
-def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the dotted name of the innermost running module on top of ``stack``.
+def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
+    """Keep the dotted name of the innermost running module on top of ``stack``, and all names in ``ran``.
 
     When a module raises, its name stays there, so that the error can say where.
     """
     handles = []
+
+    def enter(name: str) -> None:
+        stack.append(name)
+        ran.add(name)
+
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
         # Without always_call the hook does not run when the module raises, which is what leaves the name.
         handles.append(module.register_forward_hook(lambda *_: _drop_last(stack)))
     try:
@@ -227,7 +250,21 @@ def _interpret(model: nn.Module, calls: list[Any], stand_ins: _StandIns | None) 
             with fake:
                 args, kwargs = map_tensors(convert, call)
                 _pin_output(mode, watched(model, mode, sizes, args, kwargs))
+        mode.idle = _idle(model, mode.ran)
+        digest = mode.digest
+        with contextlib.suppress(UserError):  # a model may want other inputs in training
+            for call in calls if mode.idle else ():
+                with fake:
+                    args, kwargs = map_tensors(convert, call)
+                    _pin_output(mode, watched(model, mode, sizes, args, kwargs, training=True))
+        mode.digest = digest
     return mode, sizes.attributes
+
+
+def _idle(model: nn.Module, ran: set[str]) -> bool:
+    """Some layer with parameters of its own did not run: an auxiliary head that only training has, perhaps."""
+    modules = model.named_modules()
+    return any(name not in ran and any(p is not None for p in m._parameters.values()) for name, m in modules)
 
 
 @contextlib.contextmanager
@@ -277,11 +314,18 @@ def labelled(model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = No
 
 
 def watched(
-    model: nn.Module, mode: LabelMode, sizes: ProvenanceMode, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    mode: LabelMode,
+    sizes: ProvenanceMode,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool = False,
 ) -> Any:
-    """One call of a labelled model, every operator and every size seen."""
+    """One call of a labelled model, every operator and every size seen; ``training``: the way it takes then."""
     mode.modules.clear()
-    with evaluation(model), visible_layers(), module_stack(model, mode.modules), mode, sizes.visible():
+    way = training_branches(model) if training else evaluation(model)
+    with way, visible_layers(), module_stack(model, mode.modules, mode.ran), mode, sizes.visible():
         return run_users_model(model, mode, args, kwargs)
 
 

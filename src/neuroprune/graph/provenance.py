@@ -11,8 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional
 from torch import Tensor
@@ -24,6 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from neuroprune.graph.attributes import Attributes
 from neuroprune.graph.expressions import COUNT, SizeFloat, SizeInt, Tree
 from neuroprune.graph.labels import Vector
+from neuroprune.graph.records import user_line
 
 if TYPE_CHECKING:
     from neuroprune.graph.interpret import LabelMode
@@ -48,11 +51,14 @@ class Call:
         return self.args[index] if index < len(self.args) else self.kwargs.get(key, default)
 
     def sizes(self, index: int, *keys: str) -> Sequence[Any]:
-        """Sizes given one by one or as one tuple, from position ``index`` on or by keyword."""
+        """Sizes given one by one or as one tuple, from position ``index`` on or by keyword.
+
+        A number of numpy's is nobody's literal: -1, which says nothing, and the oracle decides.
+        """
         rest = self.args[index:] or tuple(self.kwargs[key] for key in keys if key in self.kwargs)
         if len(rest) >= 1 and isinstance(rest[0], (tuple, list)):
-            return list(rest[0])
-        return [size for size in rest if isinstance(size, int)]
+            rest = tuple(rest[0])
+        return [-1 if isinstance(x, np.integer) else x for x in rest if isinstance(x, (int, np.integer))]
 
 
 Handler = Callable[[Call], None]
@@ -77,6 +83,7 @@ class ProvenanceMode(TorchFunctionMode):
         self.labels = labels
         self.attributes = Attributes(self, stand_in)
         self._on_meta = stand_in is not None
+        self._lost: dict[int, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -110,15 +117,16 @@ class ProvenanceMode(TorchFunctionMode):
     def visible(self) -> Iterator[None]:
         """Active, and torch's own Python functions are looked into instead of being one call each."""
         patched = [(m, name, getattr(m, name)) for m in _TRANSPARENT for name in _CHECKS if hasattr(m, name)]
-        square_root = math.sqrt
+        square_root, product = math.sqrt, np.prod
         try:
             for module, name, _ in patched:
                 setattr(module, name, lambda *_: False)
             math.sqrt = _sqrt(square_root)
+            np.prod = _prod(product, self)
             with self:
                 yield
         finally:
-            math.sqrt = square_root
+            math.sqrt, np.prod = square_root, product
             for module, name, original in patched:
                 setattr(module, name, original)
 
@@ -153,6 +161,12 @@ class ProvenanceMode(TorchFunctionMode):
         if left != right:
             self.labels.records.equate(left, right, self.labels.reason(operator)(text))
 
+    def lose(self, number: int) -> None:
+        """A size became this number in a way that cannot be followed."""
+        where = user_line()
+        if where:
+            self._lost[number] = Path(where).name
+
     def unchanged(self, *values: Any) -> None:
         """No number with a past in ``values`` may change."""
         for value in values:
@@ -175,8 +189,14 @@ class ProvenanceMode(TorchFunctionMode):
         else:
             text = "a size of this dimension is computed here"
             if not isinstance(size, SizeInt) or size.book is not self:
-                text = f"the size {plain(size)} is written in the code"
+                text = self._untied(plain(size))
             self.equate(self.tree(size), self.count(vector), operator, text)
+
+    def _untied(self, size: int) -> str:
+        if size not in self._lost:
+            return f"the size {size} is written in the code"
+        how = f"int() or numpy, {self._lost[size]}"
+        return f"the size {size} is computed in a way that cannot be followed ({how}): write // or math.prod"
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -198,6 +218,18 @@ def _sqrt(original: Callable[[Any], float]) -> Callable[[Any], float]:
         return result
 
     return sqrt
+
+
+def _prod(original: Callable[..., Any], book: ProvenanceMode) -> Callable[..., Any]:
+    """numpy's product of sizes is a number of numpy's: a model may rely on that, so it is only noted."""
+
+    def prod(a: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(a, *args, **kwargs)
+        if isinstance(a, (tuple, list)) and any(isinstance(size, SizeInt) for size in a):
+            book.lose(int(result))
+        return result
+
+    return prod
 
 
 Composite = Callable[[ProvenanceMode, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

@@ -257,7 +257,7 @@ def creation(call: Call) -> None:
         call.book.labels.label(call.result, labels)
 
 
-@sizes_of("affine_grid_generator", "dim", "__len__", "is_contiguous", "requires_grad_", "to", "_assert")
+@sizes_of("affine_grid_generator")
 def indifferent(call: Call) -> None:
     """Nothing in these calls is a size."""
 
@@ -312,7 +312,15 @@ def _pad(book: ProvenanceMode, func: Function, args: tuple[Any, ...], kwargs: di
     return in_one_piece(book, "pad", arguments, run)
 
 
+def _shuffle(book: ProvenanceMode, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Without data it is made of views, with data it is one operator: the same labels for both."""
+    arguments = {**dict(zip(("self", "groups"), args, strict=False)), **kwargs}
+    book.unchanged(arguments)
+    return in_one_piece(book, "native_channel_shuffle", arguments, partial(func, *args, **kwargs))
+
+
 COMPOSITES["scaled_dot_product_attention"] = _attention
 COMPOSITES["bilinear"] = _bilinear
 COMPOSITES["pad"] = _pad
+COMPOSITES["native_channel_shuffle"] = _shuffle
 COMPOSITES.update(dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent))

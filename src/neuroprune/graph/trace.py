@@ -30,6 +30,7 @@ class Trace:
     owners: tuple[Owner, ...] = field(repr=False, default=())
     components: Components | None = field(repr=False, default=None)
     digest: int = field(repr=False, default=0)
+    idle: bool = field(repr=False, default=False)  # some layer does not run in evaluation mode
 
     def group(self, name: str) -> Group:
         """Raises UserError when there is none of this name."""
@@ -57,7 +58,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     groups, refused = group_units(mode.records, mode.owners, components, parameters)
     system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
     refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))
-    return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.digest)
+    return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.digest, mode.idle)
 
 
 def _held(group: Group, reason: Reason) -> Refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 
 import numpy as np
 
@@ -37,6 +38,11 @@ class Group:
     statistics: bool = False
     #: the basic component of each unit, for whoever reads the trace's labels
     components: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def matches(self, patterns: Sequence[str]) -> bool:
+        """One of the patterns (``layer1.*``) is of the group's name or of a tensor that it cuts."""
+        names = [self.name, *(part.tensor for part in self.slices)]
+        return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 @dataclass(frozen=True)

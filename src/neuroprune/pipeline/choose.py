@@ -48,7 +48,7 @@ def choose_recipe(
     steps: list[dict[str, Any]] = [{"train": {**tuning, "epochs": train_epochs}}] if train_epochs else []
     steps += [
         {"initialise": {}},
-        {"score": {"criterion": criterion}},
+        {"score": {"criterion": criterion, **fit}},
         {"fit_budget": fit},
         {"cut": {}},
         {"finetune": tuning},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from typing import Literal
 
 import numpy as np
@@ -57,7 +56,7 @@ def allocate(
     counts. Raises UserError for options out of range.
     """
     _check(ratio, scope, round_to, minimum, granularity)
-    free = [g for g in trace.groups if not _kept(g, keep) and g.kind in KINDS[granularity]]
+    free = [g for g in trace.groups if not g.matches(keep) and g.kind in KINDS[granularity]]
     removed = _global_counts(free, scores, ratio) if scope == "global" else _local_counts(free, ratio)
     run = round_to if granularity == "rows" else 1
     wanted = {g.name: g.size - _rounded(g, removed.get(g.name, 0), round_to, minimum, run) for g in trace.groups}
@@ -68,7 +67,7 @@ def allocate(
     for group in trace.groups:
         reason = f"{scope} ratio {ratio:g}"
         if group.name not in names:
-            reason = "kept by the user" if _kept(group, keep) else f"not cut at granularity {granularity}"
+            reason = "kept by the user" if group.matches(keep) else f"not cut at granularity {granularity}"
         elif kept[group.name] != wanted[group.name]:
             reason += _why_other_count(group, kept[group.name])
         count = group.size - kept[group.name]
@@ -136,18 +135,13 @@ def _check(ratio: float, scope: str, round_to: int, minimum: int, granularity: s
 def check_patterns(groups: Sequence[Group], patterns: Sequence[str], where: str | None = None) -> None:
     """Raises UserError when a ``keep`` pattern matches no group and no tensor of one."""
     for pattern in patterns:
-        if not any(_kept(group, [pattern]) for group in groups):
+        if not any(group.matches([pattern]) for group in groups):
             names = [group.name for group in groups]
             guess = nearest(pattern, names)
             hint = f"did you mean {guess!r}? " if guess else ""
             raise UserError(
                 f"keep={pattern!r} matches nothing", where=where, mend=f"{hint}groups: {', '.join(names)}"
             )
-
-
-def _kept(group: Group, patterns: Sequence[str]) -> bool:
-    names = [group.name, *(part.tensor for part in group.slices)]
-    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 def _local_counts(groups: Sequence[Group], ratio: float) -> dict[str, int]:

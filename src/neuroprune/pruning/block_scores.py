@@ -80,7 +80,7 @@ def _of_weights(
             raise UserError(
                 f"the criterion {rule.name!r} finds nothing to score in this block",
                 where=block.module,
-                mend="keep the block, or use l1, l2 or block_influence",
+                mend="use l1, l2 or block_influence: each block has a matrix",
             )
         raw[block.module] = float(sum(t.sum() for t in scored)) / sum(t.numel() for t in scored)
         if not np.isfinite(raw[block.module]):

@@ -78,7 +78,7 @@ def prune(
         model, inplace = exported(model, example_inputs), True  # a copy already
     found = trace(model, example_inputs)
     check_patterns(found.groups, keep)
-    scores = score(model, found, criterion, statistics, seed=seed)
+    scores = score(model, found, criterion, statistics, seed=seed, keep=keep)
     plan = allocate(
         model, found, scores, ratio, scope=scope, granularity=granularity, round_to=round_to, keep=keep,
         criterion=criterion, constraint=f"ratio={ratio:g}",

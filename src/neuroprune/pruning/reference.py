@@ -39,8 +39,12 @@ def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
     return dense
 
 
-def masked_outputs(reference: nn.Module, found: Trace, plan: Plan, inputs: Any, seed: int) -> list[Any]:
+def masked_outputs(
+    reference: nn.Module, found: Trace, plan: Plan, inputs: Any, seed: int, *, training: bool = False
+) -> list[Any]:
     """One output per example call of ``reference`` (see :func:`zeroed`), masked after every operator.
+
+    ``training``: on the way that its code takes in training, see `training_branches`.
 
     A model may take another way with data than without (a mask built or left out). Then labels are numbered
     otherwise than in ``found``, and are collected anew in a run with data.
@@ -48,25 +52,25 @@ def masked_outputs(reference: nn.Module, found: Trace, plan: Plan, inputs: Any, 
     assert found.components is not None
     mode = _MaskMode(_gone(found.components, found.owners, plan))
     with contextlib.suppress(UserError):  # with labels numbered otherwise, anything may happen
-        outputs = _run(reference, mode, inputs, seed)
+        outputs = _run(reference, mode, inputs, seed, training)
         if mode.digest == found.digest:
             return outputs
     own = LabelMode()
-    _run(reference, own, inputs, seed)
+    _run(reference, own, inputs, seed, training)
     mode = _MaskMode(_gone(resolve(own.records), own.owners, plan))
-    outputs = _run(reference, mode, inputs, seed)
+    outputs = _run(reference, mode, inputs, seed, training)
     if mode.digest != own.digest:
         raise RuntimeError("two runs of the model execute different operators")
     return outputs
 
 
-def _run(reference: nn.Module, mode: LabelMode, inputs: Any, seed: int) -> list[Any]:
+def _run(reference: nn.Module, mode: LabelMode, inputs: Any, seed: int, training: bool) -> list[Any]:
     outputs = []
     with labelled(reference, mode) as sizes, torch.random.fork_rng(devices=[]), in_float64():
         for args, kwargs in as_calls(inputs):
             torch.manual_seed(seed)
             own = map_tensors(torch.clone, (args, kwargs))
-            outputs.append(watched(reference, mode, sizes, *own))
+            outputs.append(watched(reference, mode, sizes, *own, training=training))
     return outputs
 
 

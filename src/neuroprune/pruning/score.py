@@ -48,13 +48,22 @@ def gather(
 
 
 def score(
-    model: nn.Module, trace: Trace, criterion: str, statistics: Statistics | None = None, *, seed: int = 0
+    model: nn.Module,
+    trace: Trace,
+    criterion: str,
+    statistics: Statistics | None = None,
+    *,
+    seed: int = 0,
+    keep: Sequence[str] = (),
 ) -> Scores:
     """Score of every unit, per group: [units], larger means keep.
 
     Each tensor the group cuts contributes its saliency per unit, divided by the mean over the units, so that
     a wide consumer does not drown a narrow producer; the score is the mean over those tensors. Scores of
     different groups are therefore comparable (mean 1), which is S1's normalisation per layer.
+
+    Raises UserError where the criterion finds nothing to score in a group, unless a pattern in ``keep`` matches
+    it: then every unit scores 1.
     """
     rule = CRITERIA.get(criterion)
     if rule.needs and statistics is None:
@@ -71,7 +80,35 @@ def score(
         for name, tensor in saliency.items()
         for dim, total in _totals(tensor, sorted(needed[name])).items()
     }
-    return {group.name: _of_group(group, totals, rule) for group in trace.groups}
+    scores = {group.name: _of_group(group, totals) for group in trace.groups}
+    empty = _without_scores(trace.groups, scores, rule, keep)
+    return {
+        name: values if values is not None else _of_nothing(rule, empty[name], seed)
+        for name, values in scores.items()
+    }
+
+
+def _without_scores(
+    groups: Sequence[Group], scores: Mapping[str, np.ndarray | None], rule: Criterion, keep: Sequence[str]
+) -> dict[str, Group]:
+    """Groups in which the criterion finds nothing. Raises UserError where one of them needs a score."""
+    empty = {group.name: group for group in groups if scores[group.name] is None}
+    needed = [name for name, group in empty.items() if rule.looks != "anything" and not group.matches(keep)]
+    if needed:
+        raise UserError(
+            f"the criterion {rule.name!r} finds nothing to score in this group",
+            where=", ".join(needed),
+            mend=f"leave it whole with keep={[*keep, *needed]}, or use another criterion (random scores anything)",
+        )
+    return empty
+
+
+def _of_nothing(rule: Criterion, group: Group, seed: int) -> np.ndarray:
+    if rule.looks != "anything":
+        return np.ones(group.size)  # kept by the user
+    values = rule.saliency(_view(group.name, torch.zeros(group.size), Statistics(), seed)).double().numpy()
+    scores: np.ndarray = values / values.mean()
+    return scores
 
 
 def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> dict[str, Tensor]:
@@ -113,7 +150,8 @@ def _totals(tensor: Tensor, dims: Sequence[int]) -> dict[int, np.ndarray]:
     return {dim: total.numpy() for dim, total in totals.items()}
 
 
-def _of_group(group: Group, totals: Mapping[tuple[str, int], np.ndarray], rule: Criterion) -> np.ndarray:
+def _of_group(group: Group, totals: Mapping[tuple[str, int], np.ndarray]) -> np.ndarray | None:
+    """None where there is nothing to score."""
     parts = []
     for part in group.slices:
         per_index = totals.get((part.tensor, part.dim))
@@ -124,11 +162,4 @@ def _of_group(group: Group, totals: Mapping[tuple[str, int], np.ndarray], rule: 
             raise UserError("the scores are not finite", where=part.tensor, mend="check the weights for NaN")
         mean = per_unit.mean()
         parts.append(per_unit / mean if mean > 0 else np.ones_like(per_unit))
-    if not parts:
-        raise UserError(
-            f"the criterion {rule.name!r} finds nothing to score in this group",
-            where=group.name,
-            mend="keep the group, or use l1, l2 or activation",
-        )
-    scores: np.ndarray = np.mean(parts, axis=0)
-    return scores
+    return np.mean(parts, axis=0) if parts else None

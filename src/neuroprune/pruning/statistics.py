@@ -74,14 +74,20 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """Sum over batches of d loss / d parameter, in evaluation mode; the parameters' own ``.grad`` is untouched.
 
-    Frozen parameters have one too: what cannot be trained can still be cut. Raises UserError when a gradient is
-    not finite.
+    Frozen parameters have one too: what cannot be trained can still be cut. Raises UserError when there are no
+    gradients, or one is not finite.
     """
     named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
     with gradients(model, everywhere=True), evaluation(model), torch.enable_grad():
         for batch in batches:
             value = loss(batch, forward(model, batch))
+            if not value.requires_grad:
+                raise UserError(
+                    "the loss does not depend on the parameters: the network computes without gradients",
+                    where=type(model).__name__,
+                    mend="take no_grad or inference_mode out of its forward, or use l1, l2 or activation",
+                )
             found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, found, strict=True):
                 if gradient is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import copy_of, evaluation, in_float64, sharing_copy
+from neuroprune.base.modes import copy_of, evaluation, in_float64, sharing_copy, training_branches
 from neuroprune.graph.calls import as_calls, map_tensors, tensors_in, with_one_more
 from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
@@ -66,12 +66,44 @@ def verify(
     cut = [d.group for d in plan.decisions if d.removed]
     changed = {g.name for g in found.groups if g.statistics} & set(cut) if found is not None else set[str]()
     result = None if changed else _compare_all(sharing_copy(reference), small, calls, seed)
-    if result is None or (not result.exact and not result.where and result.values and plan.removed):
+    masked = result is None or (not result.exact and not result.where and result.values and plan.removed)
+    if masked:
         found = found or trace(model, example_inputs)
         changed = {g.name for g in found.groups if g.statistics} & set(cut) or set(cut)
         result = _compare_masked(sharing_copy(reference), found, plan, small, calls, seed)
-        return replace(result, groups={name: "statistics" if name in changed else "exact" for name in cut})
-    return replace(result, groups=dict.fromkeys(cut, "exact"))
+    assert result is not None
+    if result.exact and found is not None and found.idle:
+        result = _with_training(result, reference, small, found if masked else None, plan, calls[0], seed)
+    kinds = {name: "statistics" if masked and name in changed else "exact" for name in cut}
+    return replace(result, groups=kinds)
+
+
+def _with_training(
+    result: Verification,
+    reference: nn.Module,
+    small: nn.Module,
+    found: Trace | None,
+    plan: Plan,
+    inputs: Any,
+    seed: int,
+) -> Verification:
+    """Compare what only training runs too (auxiliary heads), where the dense network does so on these inputs and
+    leaves nothing to chance. ``found``: the masked network is the reference, not the zeroed one."""
+
+    def dense(seed: int) -> list[Any]:
+        return outputs_of(sharing_copy(reference), inputs, seed, training=True)
+
+    try:
+        expected, again = dense(seed), dense(seed + 1)
+        if any(relative_error(a, b) > 0 for a, b in zip(tensors_in(expected), tensors_in(again), strict=True)):
+            return result
+        if found is not None:
+            expected = masked_outputs(sharing_copy(reference), found, plan, inputs, seed, training=True)
+    except Exception:
+        return result
+    more = _against([expected], small, [inputs], seed, training=True)
+    worst = max(result.max_relative_error, more.max_relative_error)
+    return replace(more, max_relative_error=worst, values=result.values + more.values)
 
 
 def _compare_all(reference: nn.Module, small: nn.Module, calls: list[Any], seed: int) -> Verification:
@@ -90,11 +122,13 @@ def _compare_masked(
     return _against(expected, small, calls, seed)
 
 
-def _against(expected: list[Any], small: nn.Module, calls: list[Any], seed: int) -> Verification:
+def _against(
+    expected: list[Any], small: nn.Module, calls: list[Any], seed: int, *, training: bool = False
+) -> Verification:
     worst, values = 0.0, 0
     for reference, inputs in zip(expected, calls, strict=True):
         try:
-            got = tensors_in(outputs_of(small, inputs, seed))
+            got = tensors_in(outputs_of(small, inputs, seed, training=training))
         except Exception as error:
             problem = f"the cut model fails: {type(error).__name__}: {error}"
             return Verification(float("inf"), values, False, problem, user_line_of(error))
@@ -161,10 +195,14 @@ def _widened(inputs: Any, model: nn.Module, seed: int) -> list[Any]:
     return [inputs]
 
 
-def outputs_of(model: nn.Module, inputs: Any, seed: int) -> list[Any]:
-    """What the model returns, one entry per example call; in evaluation mode, the random state put back."""
+def outputs_of(model: nn.Module, inputs: Any, seed: int, *, training: bool = False) -> list[Any]:
+    """What the model returns, one entry per example call; in evaluation mode, the random state put back.
+
+    ``training``: the way that its code takes in training, see `training_branches`.
+    """
     outputs = []
-    with evaluation(model), torch.random.fork_rng(devices=[]), in_float64():
+    way = training_branches(model) if training else evaluation(model)
+    with way, torch.random.fork_rng(devices=[]), in_float64():
         for args, kwargs in as_calls(inputs):
             torch.manual_seed(seed)
             own = map_tensors(torch.clone, (args, kwargs))

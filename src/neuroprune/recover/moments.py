@@ -49,7 +49,7 @@ class Moments:
         y = y.reshape(groups, -1, rows)
         self.xy[:, :columns] += _products(x, y)
         self.xy[:, columns] += y.sum(2, dtype=torch.float64)
-        self.yy += y.double().square().sum(2).flatten()
+        self.yy += _squares(y).flatten()
 
     @property
     def variance(self) -> float:
@@ -78,6 +78,15 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
     crossed = ((x - x_mid) @ (y - y_mid).transpose(1, 2)).double()
     a, b = x_mid.double(), y_mid.double().transpose(1, 2)
     return crossed + a @ y_sum.transpose(1, 2) + (x_sum - x.shape[2] * a) @ b
+
+
+def _squares(y: Tensor) -> Tensor:
+    """Sum over rows of y^2, in the same way; no copy in float64 is made."""
+    y = y.float() if y.dtype.itemsize < 4 else y
+    total = y.sum(2, keepdim=True, dtype=torch.float64)
+    mid = (total / max(y.shape[2], 1)).to(y.dtype)
+    squares = (y - mid).square().sum(2, keepdim=True, dtype=torch.float64)
+    return squares + mid.double() * (2 * total - y.shape[2] * mid.double())
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from neuroprune.recover.replay import Enough, Forward, Replay
 from neuroprune.recover.sites import Site, Tap, find_sites
 
 #: rows of a least-squares problem per column: more of them change the result less than another sample would
-ROWS_PER_COLUMN = 400
+ROWS_PER_COLUMN = 200
 #: input values that are kept of one layer, for targets that depend on what the layer gives (256 MB)
 MOST_HELD = 1 << 26
 #: how often such targets are set anew
@@ -222,10 +222,17 @@ class ClosedForm:
         count: Mapping[str, int],
         rankings: Mapping[str, Ranking],
         progress: Progress | None = None,
+        *,
+        refit: bool = True,
     ) -> Recovery:
-        """``count[group]``: how many units stay; ``rankings``: for groups that several layers consume."""
+        """``count[group]``: how many units stay; ``rankings``: for groups that several layers consume.
+
+        Without ``refit`` the units go by their rankings, and no layer is changed otherwise.
+        """
         progress = progress or SilentProgress()
-        waiting = self._start(found, count, rankings)
+        waiting = self._start(found, count, rankings, refit)
+        if not refit:
+            return Recovery(self.model, dict(self.kept))
         changed = any(len(self.kept.get(g.group.name, ())) < g.group.size for g in found if g not in waiting)
         layers = [site.layer for site in self.sites]
         theirs = Replay(self.dense, self.forward, self.batches, remember=self.remember)
@@ -242,14 +249,14 @@ class ClosedForm:
         return Recovery(self.model, dict(self.kept), list(self.fitted))
 
     def _start(
-        self, found: Sequence[Consumption], count: Mapping[str, int], rankings: Mapping[str, Ranking]
+        self, found: Sequence[Consumption], count: Mapping[str, int], rankings: Mapping[str, Ranking], wait: bool
     ) -> list[Consumption]:
         """Drop what several layers consume; the rest is decided when its only consumer is reached."""
         waiting = []
         for one in found:
             name = one.group.name
             removed = one.group.size - count.get(name, one.group.size)
-            if removed and len(one.columns) == 1:
+            if wait and removed and len(one.columns) == 1:
                 waiting.append(one)
             else:
                 self.drop(one.group, rankings[name].order[:removed].tolist() if removed else ())

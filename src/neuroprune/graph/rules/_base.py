@@ -194,7 +194,10 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Decorator: this function is the rule of the operators called ``names`` (ATen's, without overload)."""
+    """Decorator: this function is the rule of the operators called ``names`` (ATen's, without overload).
+
+    It is the rule of their in-place versions too (``copy``: also ``copy_``).
+    """
 
     def add(function: Rule) -> Rule:
         for name in names:

@@ -71,15 +71,7 @@ def vector_product(op: OpCall) -> list[Labels]:
     return [named(d0=op.take("self", 0)) if last else NO_LABELS]
 
 
-@rule("linear")
-def linear(op: OpCall) -> list[Labels]:
-    last = op.outputs[0].dim() - 1
-    contract(op, "input", last, "weight", 1)
-    out = {**op.take_all("input", but=[last]), **named(**{f"d{last}": op.take("weight", 0)})}
-    return [add_bias(op, "bias", out)]
-
-
-@rule("embedding", "embedding_bag", "_embedding_bag_forward_only", "_embedding_bag")
+@rule("embedding", "_embedding_bag_forward_only", "_embedding_bag")
 def embedding(op: OpCall) -> list[Labels]:
     op.complaint = "rows are looked up by number, so none can be removed"
     width = op.take("weight", 1)

@@ -14,10 +14,10 @@ from neuroprune.graph.rules._base import OpCall, rule
 
 
 @rule(
-    "clone", "copy_", "copy", "_to_copy", "hardswish", "hardswish_", "dropout", "native_dropout",
+    "clone", "copy", "_to_copy", "hardswish", "native_dropout",
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli",
-    "contiguous", "detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "fill_", "zero_",
-    "_prelu_kernel", "rrelu_with_noise", "log_sigmoid_forward", "masked_fill", "masked_fill_",
+    "detach", "alias", "lift_fresh", "lift_fresh_copy", "fill_", "zero_",
+    "_prelu_kernel", "rrelu_with_noise", "log_sigmoid_forward", "masked_fill",
 )  # fmt: skip
 def elementwise(op: OpCall) -> list[Labels]:
     ndim = op.outputs[0].dim()

@@ -14,11 +14,9 @@ from neuroprune.graph.rules.contraction import by_block
 
 
 @rule(
-    "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
-    "flatten", "select", "split", "split_with_sizes", "unbind", "flip", "repeat", "narrow", "slice",
-    "diagonal", "pixel_shuffle", "pixel_unshuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
-    "chunk", "swapaxes", "movedim", "repeat_interleave",
-    "_reshape_alias", "tile", "rot90", "unflatten",
+    "view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
+    "select", "slice", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "flip",
+    "rot90", "repeat", "repeat_interleave", "diagonal", "pixel_shuffle", "pixel_unshuffle",
 )  # fmt: skip
 def movement(op: OpCall) -> list[Labels]:
     if op.name == "slice" and op.args.get("step", 1) != 1:
@@ -62,7 +60,7 @@ def channel_shuffle(op: OpCall) -> list[Labels]:
     return [labels]
 
 
-@rule("as_strided", "as_strided_")
+@rule("as_strided")
 def as_strided(op: OpCall) -> list[Labels]:
     """PyTorch's own pooling calls it on contiguous results; calls by the model's code are settled in sizes.py."""
     if not op.args["self"].is_contiguous() or op.args.get("storage_offset"):
@@ -141,7 +139,7 @@ def _but(tensor: Tensor, dim: int) -> tuple[int, ...]:
     return tuple(1 if d == dim else n for d, n in enumerate(tensor.shape))
 
 
-@rule("gather", "take_along_dim")
+@rule("gather")
 def gather(op: OpCall) -> list[Labels]:
     """input, index and output have one rank; dimensions other than the gathered one must be equally long."""
     op.complaint = "indices into this dimension would point elsewhere after a cut"
@@ -169,7 +167,7 @@ def pad(op: OpCall) -> list[Labels]:
     return [out]
 
 
-@rule("cat", "concatenate")
+@rule("cat")
 def cat(op: OpCall) -> list[Labels]:
     """Along the joined dimension labels stand side by side; along the others they must agree."""
     tensors: list[Tensor] = [t for t in op.args["tensors"] if t.numel()]
@@ -219,9 +217,7 @@ def col2im(op: OpCall) -> list[Labels]:
     return [{op.outputs[0].dim() - 3: by_channel[:, 0].copy()}]
 
 
-@rule(
-    "view_as_complex", "view_as_real", "_conj", "real", "imag", "resolve_conj", "_fft_r2c", "_fft_c2r", "_fft_c2c"
-)
+@rule("view_as_complex", "view_as_real", "_conj", "_fft_r2c", "_fft_c2r", "_fft_c2c")
 def complex_numbers(op: OpCall) -> list[Labels]:
     """The pair (real, imaginary) never shrinks, nor do dimensions that are transformed; all others pass."""
     op.complaint = "complex pairs and transformed dimensions cannot shrink"
@@ -229,7 +225,7 @@ def complex_numbers(op: OpCall) -> list[Labels]:
     return [op.take_all("self", but=[d % op.args["self"].dim() for d in fixed])]
 
 
-_RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "_reshape_alias", "unflatten")
+_RESHAPES = ("view", "_unsafe_view", "_reshape_alias")
 
 
 def _run(op: OpCall, labels: Tensor) -> list[Tensor]:

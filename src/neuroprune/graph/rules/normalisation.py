@@ -10,7 +10,7 @@ from neuroprune.graph.rules.contraction import by_block
 
 @rule(
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-    "cudnn_batch_norm", "miopen_batch_norm", "batch_norm", "_batch_norm_with_update", "_batch_norm_no_update",
+    "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update",
 )  # fmt: skip
 def batch_norm(op: OpCall) -> list[Labels]:
     labels = op.take_all("input")
@@ -39,7 +39,7 @@ def _with_vectors(op: OpCall, channels: Vector | None, names: tuple[str, ...]) -
     return channels
 
 
-@rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
+@rule("native_layer_norm")
 def layer_norm(op: OpCall) -> list[Labels]:
     """Statistics over the last dimensions; weight and bias bear the same labels."""
     ndim, behind = op.args["input"].dim(), len(op.args["normalized_shape"])

@@ -130,7 +130,7 @@ def _prune(context: Context, config: RoundsConfig, masks: Masks, fraction: float
         rule = CRITERIA.get(config.criterion)
         masks.switch_weights(saliencies(context.model, rule, statistics, context.seed), fraction)
         return
-    scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed)
+    scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed, keep=config.keep)
     context.plan = allocate(
         context.model,
         context.trace,

@@ -15,10 +15,14 @@ from neuroprune.pruning.statistics import Statistics
 
 
 class ScoreConfig(StepConfig):
-    """``criterion``: see ``neuroprune list criteria``; ``batches``: how many training batches it may look at."""
+    """``criterion``: see ``neuroprune list criteria``; ``batches``: how many training batches it may look at.
+
+    ``keep``: groups that will stay whole, in which the criterion need find nothing.
+    """
 
     criterion: str = "activation"
     batches: int = Field(16, ge=1)
+    keep: tuple[str, ...] = ()
 
     @field_validator("criterion")
     @classmethod
@@ -44,7 +48,9 @@ def known_criterion(name: str) -> str:
 )
 def run_score(context: Context, config: ScoreConfig) -> Outcome:
     statistics = statistics_of(context, config.criterion, config.batches)
-    context.scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed)
+    context.scores = score(
+        context.model, context.trace, config.criterion, statistics, seed=context.seed, keep=config.keep
+    )
     units = sum(len(values) for values in context.scores.values())
     return Outcome(
         f"{config.criterion} over {units} units in {len(context.scores)} groups",

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuroprune.base.registry import Registry
 
 Need = Literal["activations", "gradients"]
-Looks = Literal["matrices", "scales"]
+Looks = Literal["matrices", "scales", "anything"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class WeightView:
 class Criterion:
     """``saliency``: WeightView -> non-negative tensor of the weight's shape; larger means keep.
 
-    ``looks``: at weight matrices and kernels, or at the scales of batch norms.
+    ``looks``: at weight matrices and kernels, or at the scales of batch norms; at ``anything``: at matrices, and
+    where there are none at a vector of zeros, one number per unit.
     """
 
     name: str
