@@ -37,7 +37,7 @@ class Moments:
         _, columns, rows = x.shape
         self.add_targets(x, y)
         self.rows += rows
-        ones = x.sum(2, dtype=torch.float64)
+        ones = _centred(x)[2][:, :, 0]
         self.xx[:, :columns, :columns] += _products(x, x)
         self.xx[:, :columns, columns] += ones
         self.xx[:, columns, :columns] += ones
@@ -48,7 +48,7 @@ class Moments:
         groups, columns, rows = x.shape
         y = y.reshape(groups, -1, rows)
         self.xy[:, :columns] += _products(x, y)
-        self.xy[:, columns] += y.sum(2, dtype=torch.float64)
+        self.xy[:, columns] += _centred(y)[2][:, :, 0]
         self.yy += _squares(y).flatten()
 
     @property
@@ -70,23 +70,26 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
     Deviations from the mean are multiplied and the means added in float64: where they are large, float32 products
     of the values themselves would lose what varies.
     """
-    if x.dtype.itemsize < 4:
-        x, y = x.float(), y.float()
-    rows = max(x.shape[2], 1)
-    x_sum, y_sum = (t.sum(2, keepdim=True, dtype=torch.float64) for t in (x, y))
-    x_mid, y_mid = (x_sum / rows).to(x.dtype), (y_sum / rows).to(y.dtype)
-    crossed = ((x - x_mid) @ (y - y_mid).transpose(1, 2)).double()
+    (dx, x_mid, x_sum), (dy, y_mid, y_sum) = (one := _centred(x)), one if y is x else _centred(y)
+    crossed = (dx @ dy.transpose(1, 2)).double()
     a, b = x_mid.double(), y_mid.double().transpose(1, 2)
     return crossed + a @ y_sum.transpose(1, 2) + (x_sum - x.shape[2] * a) @ b
 
 
 def _squares(y: Tensor) -> Tensor:
-    """Sum over rows of y^2, in the same way; no copy in float64 is made."""
-    y = y.float() if y.dtype.itemsize < 4 else y
-    total = y.sum(2, keepdim=True, dtype=torch.float64)
-    mid = (total / max(y.shape[2], 1)).to(y.dtype)
-    squares = (y - mid).square().sum(2, keepdim=True, dtype=torch.float64)
+    """Sum over rows of y^2, in the same way."""
+    dy, mid, total = _centred(y)
+    squares = dy.square().sum(2, keepdim=True).double()
     return squares + mid.double() * (2 * total - y.shape[2] * mid.double())
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations from about the mean, exactly what was taken off, and the exact sum of both."""
+    x = x.float() if x.dtype.itemsize < 4 else x
+    rows = x.shape[2]
+    mid = x.sum(2, keepdim=True) / max(rows, 1)
+    deviations = x - mid
+    return deviations, mid, deviations.sum(2, keepdim=True).double() + rows * mid.double()
 
 
 @dataclass(frozen=True)
