@@ -12,11 +12,18 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
 def is_affine(module: nn.Module) -> bool:
-    """A layer whose matrix :func:`inputs_of` knows: linear, or an ordinary convolution padded with zeros."""
+    """A layer whose matrix :func:`inputs_of` knows: linear, or an ordinary convolution padded with zeros.
+
+    A subclass that computes in its own way (standardises its weight, pads as TensorFlow does) is none of these.
+    """
+    kind = type(module)
     if isinstance(module, nn.Linear):
-        return True
-    return (
-        isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.padding_mode == "zeros"
+        return kind.forward is nn.Linear.forward
+    if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd) or module.padding_mode != "zeros":
+        return False
+    return any(
+        kind.forward is plain.forward and getattr(kind, "_conv_forward", None) is plain._conv_forward
+        for plain in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     )
 
 

@@ -37,8 +37,8 @@ class Moments:
         _, columns, rows = x.shape
         self.add_targets(x, y)
         self.rows += rows
-        self.xx[:, :columns, :columns] += (x @ x.transpose(1, 2)).double()
-        ones = x.sum(2).double()
+        ones = _centred(x)[2][:, :, 0]
+        self.xx[:, :columns, :columns] += _products(x, x)
         self.xx[:, :columns, columns] += ones
         self.xx[:, columns, :columns] += ones
         self.xx[:, columns, columns] += rows
@@ -47,9 +47,9 @@ class Moments:
         """The same without the inputs' own part."""
         groups, columns, rows = x.shape
         y = y.reshape(groups, -1, rows)
-        self.xy[:, :columns] += (x @ y.transpose(1, 2)).double()
-        self.xy[:, columns] += y.sum(2).double()
-        self.yy += y.square().sum(2).double().flatten()
+        self.xy[:, :columns] += _products(x, y)
+        self.xy[:, columns] += _centred(y)[2][:, :, 0]
+        self.yy += _squares(y).flatten()
 
     @property
     def variance(self) -> float:
@@ -62,6 +62,34 @@ class Moments:
         crossed = (weight.transpose(1, 2) * self.xy).sum()
         squared = ((weight @ self.xx) * weight).sum()
         return float((self.yy.sum() - 2 * crossed + squared).clamp_min(0))
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over rows of x y^T in float64 for [groups, *, rows] of any precision, multiplied in float32 or better.
+
+    Deviations from the mean are multiplied and the means added in float64: where they are large, float32 products
+    of the values themselves would lose what varies.
+    """
+    (dx, x_mid, x_sum), (dy, y_mid, y_sum) = (one := _centred(x)), one if y is x else _centred(y)
+    crossed = (dx @ dy.transpose(1, 2)).double()
+    a, b = x_mid.double(), y_mid.double().transpose(1, 2)
+    return crossed + a @ y_sum.transpose(1, 2) + (x_sum - x.shape[2] * a) @ b
+
+
+def _squares(y: Tensor) -> Tensor:
+    """Sum over rows of y^2, in the same way."""
+    dy, mid, total = _centred(y)
+    squares = dy.square().sum(2, keepdim=True).double()
+    return squares + mid.double() * (2 * total - y.shape[2] * mid.double())
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations from about the mean, exactly what was taken off, and the exact sum of both."""
+    x = x.float() if x.dtype.itemsize < 4 else x
+    rows = x.shape[2]
+    mid = x.sum(2, keepdim=True) / max(rows, 1)
+    deviations = x - mid
+    return deviations, mid, deviations.sum(2, keepdim=True).double() + rows * mid.double()
 
 
 @dataclass(frozen=True)

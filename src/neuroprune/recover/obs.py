@@ -75,7 +75,7 @@ class _State:
 
 
 def rank(consumers: Sequence[Consumer], damping: float = 1e-4) -> Ranking:
-    """Greedy order of removal of all units but one, with the error after each step."""
+    """Greedy order of removal of all units, with the error after each step."""
     states = [_State(consumer, damping) for consumer in consumers]
     count = len(consumers[0].units)
     alive = torch.ones(count, dtype=torch.bool)

@@ -82,8 +82,15 @@ class _Boundary:
             for handle in handles:
                 handle.remove()
 
-    def stacked(self) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(parts) for parts in zip(*self.inputs, strict=True))
+    def stacked(self) -> tuple[Tensor, ...] | None:
+        """Inputs, and the outputs last; None where they are not examples of one size."""
+        every = [(*inputs, output) for inputs, output in zip(self.inputs, self.outputs, strict=True)]
+        if not self.plain or not every or any(t.dim() == 0 for row in every for t in row):
+            return None
+        kinds = {tuple((t.dtype, t.shape[1:]) for t in row) for row in every}
+        if len(kinds) > 1 or any(len({len(t) for t in row}) > 1 for row in every):
+            return None
+        return tuple(torch.cat(parts) for parts in zip(*every, strict=True))
 
 
 def reconstruct(
@@ -110,19 +117,28 @@ def reconstruct(
     for number, name in enumerate(names):
         wanted, given = _Boundary(theirs, name), _Boundary(ours, name)
         own = [n for n in layers if n == name or n.startswith(name + ".")]
-        target = torch.cat(wanted.outputs)
-        kept = _kept_rows(dense, plan, own)
-        if kept is not None and given.plain and given.outputs[0].shape != wanted.outputs[0].shape:
-            target = target.index_select(1 if given.outputs[0].dim() > 3 else -1, kept)
-        if given.plain and torch.cat(given.outputs).shape == target.shape:
-            inputs = given.stacked()
-            if all(x.shape[0] == target.shape[0] for x in inputs):
-                results.append(_learn(ours.modules[name], name, inputs, target, config, number))
+        examples = _examples(wanted, given, _kept_rows(dense, plan, own))
+        if examples is not None:
+            results.append(_learn(ours.modules[name], name, *examples, config, number))
         done += own
         theirs.finish(done, layers)
         ours.finish(done, layers)
         progress.advance(name)
     return results
+
+
+def _examples(
+    wanted: _Boundary, given: _Boundary, kept: Tensor | None
+) -> tuple[tuple[Tensor, ...], Tensor] | None:
+    """What the block gets, and what the dense one gives in the channels that are left."""
+    theirs, ours = wanted.stacked(), given.stacked()
+    if theirs is None or ours is None or theirs[-1].dim() != ours[-1].dim():
+        return None
+    target, shape = theirs[-1], ours[-1].shape
+    cut = [dim for dim, size in enumerate(shape) if target.shape[dim] != size]
+    if kept is not None and len(cut) == 1 and shape[cut[0]] == len(kept) and int(kept[-1]) < target.shape[cut[0]]:
+        target = target.index_select(cut[0], kept.to(target.device))
+    return (ours[:-1], target) if target.shape == shape else None
 
 
 def _kept_rows(dense: nn.Module, plan: Plan, layers: Sequence[str]) -> Tensor | None:
@@ -171,5 +187,6 @@ def _error(block: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, batch: 
     with evaluation(block):
         for first in range(0, target.shape[0], batch):
             part = slice(first, first + batch)
-            total += float(functional.mse_loss(block(*(x[part] for x in inputs)), target[part], reduction="sum"))
+            output = block(*(x[part].clone() for x in inputs))  # a block may write into what it gets
+            total += float(functional.mse_loss(output, target[part], reduction="sum"))
     return total / target.numel()

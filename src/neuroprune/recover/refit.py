@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
+from neuroprune.base.errors import UserError
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.graph.units import Group
 from neuroprune.recover.affine import Affine
@@ -36,7 +38,8 @@ ROUNDS = 2
 
 @dataclass(frozen=True)
 class Fitted:
-    """One refitted layer: relative error of its value (of the variance of what it aims at), damping used."""
+    """One refitted layer: relative error of its value (of the variance of what it aims at) without the refit, when
+    its own inputs are gone already, and with it; damping used."""
 
     layer: str
     before: float
@@ -57,6 +60,11 @@ def affine_at(model: nn.Module, site: Site) -> Affine:
     norm = model.get_submodule(site.norm) if site.norm is not None else None
     assert norm is None or isinstance(norm, _BatchNorm)
     return Affine(model.get_submodule(site.layer), norm)
+
+
+def _input_dim(module: nn.Module | None, key: str) -> int:
+    """Transposed convolutions sum over the first dimension of their weight."""
+    return 0 if isinstance(module, _ConvTransposeNd) and key == "weight" else 1
 
 
 def columns_of(module: nn.Module, channels: np.ndarray) -> Tensor:
@@ -104,8 +112,8 @@ class Collector:
         is what ``weight`` gives, that is the target."""
         every = self.moments[name]
         total = Moments(every.xx, torch.zeros_like(every.xy), torch.zeros_like(every.yy), every.rows)
-        matrix, bias = weight[:, :, :-1].float(), weight[:, :, -1:].float()
         for x, y, other in self.samples:
+            matrix, bias = weight[:, :, :-1].to(x.dtype), weight[:, :, -1:].to(x.dtype)
             given = torch.baddbmm(bias, matrix, x).reshape(y.shape)
             hidden = (y + other <= 0) & (given + other <= 0)
             total.add_targets(x, torch.where(hidden, given, y))
@@ -159,7 +167,7 @@ def consumptions(model: nn.Module, groups: Sequence[Group], sites: Sequence[Site
         other = False
         for part in group.slices:
             layer, _, key = part.tensor.rpartition(".")
-            if part.dim != 1:
+            if part.dim != _input_dim(modules.get(layer), key):
                 continue
             if key == "weight" and layer in place:
                 columns[layer] = columns_of(modules[layer], part.indices)
@@ -170,8 +178,25 @@ def consumptions(model: nn.Module, groups: Sequence[Group], sites: Sequence[Site
     return found
 
 
-def consumer(moments: Moments, weight: Tensor, columns: Tensor, scale: float) -> Consumer:
-    return Consumer(weight[:, :, :-1], moments.xx, columns, scale * moments.rows)
+def consumer(affine: Affine, moments: Moments, weight: Tensor, columns: Tensor, scale: float) -> Consumer:
+    """What no bias can make good counts where the layer has none."""
+    fitted = moments if affine.can_have_bias() else without_bias(moments)
+    return Consumer(weight[:, :, :-1], fitted.xx, columns, scale * moments.rows)
+
+
+def ranked(name: str, consumers: Sequence[Consumer]) -> Ranking:
+    try:
+        return rank(consumers)
+    except ValueError as error:
+        raise not_finite(name) from error
+
+
+def not_finite(name: str) -> UserError:
+    return UserError(
+        "a layer cannot be refitted: what it gets, or what it should give, is not finite",
+        where=name,
+        mend="look for NaN and infinities in the calibration data and in the weights before this layer",
+    )
 
 
 def rank_groups(
@@ -180,8 +205,9 @@ def rank_groups(
     """Error against units removed, per group, relative to the variance of the stream each consumer writes to."""
     at = {site.layer: affine_at(dense, site) for site in sites}
     return {
-        one.group.name: rank(
-            [consumer(moments[n], at[n].weight(), c, moments[n].variance) for n, c in one.columns.items()]
+        one.group.name: ranked(
+            ", ".join(one.columns),
+            [consumer(at[n], moments[n], at[n].weight(), c, moments[n].variance) for n, c in one.columns.items()],
         )
         for one in found
     }
@@ -239,10 +265,10 @@ class ClosedForm:
         ours = Replay(self.model, self.forward, self.batches, remember=self.remember)
         progress.start("refitting", len(self.sites))
         for number, site in enumerate(self.sites):
-            one = next((w for w in waiting if site.layer in w.columns), None)
-            changed = changed or one is not None
+            read = [one for one in waiting if site.layer in one.columns]
+            changed = changed or bool(read)
             if changed:
-                self._site(site, one, count, theirs, ours)
+                self._site(site, read, count, theirs, ours)
                 theirs.finish(layers[: number + 1], layers)
                 ours.finish(layers[: number + 1], layers)
             progress.advance(site.layer)
@@ -272,28 +298,32 @@ class ClosedForm:
         self.kept[group.name] = tuple(i for i in range(group.size) if i not in set(units))
 
     def _site(
-        self, site: Site, one: Consumption | None, count: Mapping[str, int], theirs: Replay, ours: Replay
+        self, site: Site, read: Sequence[Consumption], count: Mapping[str, int], theirs: Replay, ours: Replay
     ) -> None:
+        """``read``: groups that this layer alone consumes (several where it reads a concatenation, or heads)."""
         collector = self._collect(site, theirs, ours)
         affine = affine_at(self.model, site)
         before = affine.weight()
         moments = collector.moments[site.layer]
-        if one is not None:
+        for one in read:
             full = self._solve(site, collector, before, affine)
-            ranking = rank([consumer(moments, full.weight, one.columns[site.layer], 1.0)])
+            ranking = ranked(site.layer, [consumer(affine, moments, full.weight, one.columns[site.layer], 1.0)])
             self.drop(one.group, ranking.order[: one.group.size - count[one.group.name]].tolist())
-        solution = self._solve(site, collector, before, affine)
+        solution, unfitted = self._solve(site, collector, before, affine), affine.weight()
         affine.write(solution.weight, moments)
         scale = max(moments.variance * moments.rows, 1e-30)
-        errors = moments.error(before) / scale, moments.error(solution.weight) / scale
+        errors = moments.error(unfitted) / scale, moments.error(solution.weight) / scale
         self.fitted.append(Fitted(site.layer, *errors, solution.damping))
 
     def _solve(self, site: Site, collector: Collector, before: Tensor, affine: Affine) -> Solution:
-        columns, rows = self._columns(site), self._rows(site).view(*before.shape[:2], 1)
+        columns, rows = self._columns(site), (affine.weight().abs().sum(2, keepdim=True) > 0).double()
         moments = collector.moments[site.layer]
         for _ in range(1 + (ROUNDS if collector.samples else 0)):
             fitted = moments if affine.can_have_bias() else without_bias(moments)
-            found = least_squares(fitted, columns, self.damping, before)
+            try:
+                found = least_squares(fitted, columns, self.damping, before)
+            except ValueError as error:
+                raise not_finite(site.layer) from error
             solution = Solution(found.weight * rows, found.damping)
             if collector.samples:
                 moments = collector.rectified(site.layer, solution.weight)
@@ -315,8 +345,3 @@ class ClosedForm:
     def _columns(self, site: Site) -> Tensor:
         """bool [columns]: not all of the column's weights were set to zero."""
         return matrix_of(self.model.get_submodule(site.layer)).detach().abs().sum((0, 1)) > 0
-
-    def _rows(self, site: Site) -> Tensor:
-        """float64 [outputs]: 0 where a row was set to zero."""
-        matrix = matrix_of(self.model.get_submodule(site.layer)).detach()
-        return (matrix.abs().sum(2) > 0).flatten().double()

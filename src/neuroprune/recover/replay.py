@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.modes import evaluation
+from neuroprune.tasks.task import tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -34,6 +35,13 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: un
         self.givers: dict[int, list[str]] = {}
         self.readers: dict[str, set[str]] = {}
         self.kept: list[Tensor] = []
+        self.written: set[str] = set()  # modules that write into what they get: to answer for them is not enough
+
+    def given(self, output: Any) -> None:
+        """The network's output: its caller reads it."""
+        for tensor in tensors_in(output):
+            for giver in self.givers.get(id(tensor), ()):
+                self.readers[giver].add("")
 
     def gave(self, name: str, output: Tensor) -> None:
         self.givers.setdefault(id(output), []).append(name)
@@ -61,34 +69,42 @@ class Replay:
         self._needed: set[str] = set()
         self.done: list[str] = []  # finished modules whose output is one tensor
         self._store: dict[tuple[str, int], Tensor] = {}
-        self._dropped: dict[tuple[str, int], tuple[torch.Size, torch.dtype]] = {}  # nobody reads these any more
+        self._dropped: dict[
+            tuple[str, int], tuple[torch.Size, torch.dtype, torch.device]
+        ] = {}  # nobody reads these
 
     def _look(self, batch: Any) -> dict[str, set[str]]:
         """Module -> modules whose operators read its output, for those that run once and give one tensor."""
         stack: list[str] = []
         mode = _Readers(stack)
         calls: dict[str, int] = {}
+        got: list[list[tuple[Tensor, int]]] = []  # what the modules of the stack got, and how often it was written
 
-        def enter(name: str) -> None:
+        def enter(name: str, *arguments: Any) -> None:
             stack.append(name)
+            got.append([(t, t._version) for t in tensors_in(arguments) if not t.is_inference()])
             calls[name] = calls.get(name, 0) + 1
 
         def leave(name: str, output: Any) -> None:
             stack.pop()
+            if any(tensor._version != version for tensor, version in got.pop()):
+                mode.written.add(name)
             if isinstance(output, Tensor):
                 mode.gave(name, output)
 
         handles = []
         for name, module in self.modules.items():
-            handles.append(module.register_forward_pre_hook(lambda *_, n=name: enter(n)))
+            handles.append(
+                module.register_forward_pre_hook(lambda _m, a, k, n=name: enter(n, a, k), with_kwargs=True)
+            )
             handles.append(module.register_forward_hook(lambda _m, _a, out, n=name: leave(n, out)))
         try:
             with evaluation(self.model), mode:
-                self.forward(self.model, batch)
+                mode.given(self.forward(self.model, batch))
         finally:
             for handle in handles:
                 handle.remove()
-        return {n: r for n, r in mode.readers.items() if calls[n] == 1 and n}
+        return {n: r for n, r in mode.readers.items() if calls[n] == 1 and n and n not in mode.written}
 
     def finish(self, layers: Iterable[str], of: Iterable[str]) -> None:
         """``layers`` will not change any more; ``of``: all layers that ever change."""
@@ -125,8 +141,8 @@ class Replay:
             if key in self._store:
                 return self._store[key].clone()
             if key in self._dropped:
-                shape, dtype = self._dropped[key]
-                return torch.zeros(shape, dtype=dtype)
+                shape, dtype, device = self._dropped[key]
+                return torch.zeros(shape, dtype=dtype, device=device)
             output = forward(*args, **kwargs)
             if name in self._needed:
                 self._store[key] = output.clone()
@@ -139,7 +155,7 @@ class Replay:
         if all((name, index) in self._store for name in self._needed):
             for key in [k for k in self._store if k[1] == index and k[0] not in self._needed]:
                 value = self._store.pop(key)
-                self._dropped[key] = (value.shape, value.dtype)
+                self._dropped[key] = (value.shape, value.dtype, value.device)
 
     def run(self, index: int) -> Any:
         """The network on batch ``index``; None when it was ended early by `Enough`."""

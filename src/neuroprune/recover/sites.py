@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.modes import evaluation
-from neuroprune.recover.design import is_affine
+from neuroprune.recover.design import is_affine, weight_of
+from neuroprune.tasks.task import tensors_in
 
 Run = Callable[[nn.Module], Any]
 Inverse = Callable[[Tensor], Tensor]
@@ -67,9 +68,8 @@ def step_on(
     value: Value, func: Any, args: tuple[Any, ...], out: Tensor, fixed: Mapping[int, Tensor]
 ) -> Value | None:
     """``value`` after an operator that changes its layout or multiplies it by a parameter; None for any other."""
-    before = args[0].shape
     if func in _LAYOUTS and args[0] is value.tensor:
-        return replace(value, tensor=out, back=(*value.back, _undo(func, args, before)))
+        return replace(value, tensor=out, back=(*value.back, _undo(func, args, args[0].shape)))
     if func is _aten.mul.Tensor and isinstance(args[1], Tensor):
         factor = args[1] if args[0] is value.tensor else args[0]
         other = id(factor) in fixed or (factor._base is not None and id(factor._base) in fixed)
@@ -84,7 +84,7 @@ def _undo(func: Any, args: tuple[Any, ...], before: torch.Size) -> Inverse:
         return lambda t: t.permute(inverse)
     if func is _aten.transpose.int:
         return lambda t: t.transpose(args[1], args[2])
-    return lambda t: t.reshape(t.shape[0] * before.numel() // t.numel(), *before[1:]) if t.numel() else t
+    return lambda t: t.reshape(before)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
@@ -93,13 +93,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: unty
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.fixed = {id(p): p for p in [*model.parameters(), *model.buffers()]}
-        self.values: dict[int, Value] = {}
+        self.values: dict[int, list[Value]] = {}  # by the id of their tensor: both terms of a sum become the sum
         self.uses: dict[int, int] = {}  # of values, by their id
         self.kept: list[Value] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        met = [self.values[id(t)] for t in args if isinstance(t, Tensor) and id(t) in self.values]
-        for value in {id(v): v for v in met}.values():
+        read = {
+            id(t) for a in (*args, *(kwargs or {}).values()) for t in (a if isinstance(a, (tuple, list)) else (a,))
+        }
+        met = [value for key in read for value in self.values.get(key, ())]
+        for value in met:
             self.uses[id(value)] = self.uses.get(id(value), 0) + 1
         before = self.before(func, args, met)
         result = func(*args, **(kwargs or {}))
@@ -112,7 +115,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: unty
         self.follow(Value(site, output))
 
     def follow(self, value: Value) -> None:
-        self.values[id(value.tensor)] = value
+        self.values.setdefault(id(value.tensor), []).append(value)
         self.kept.append(value)
 
     def before(self, func: Any, args: Any, met: list[Value]) -> Any:
@@ -127,28 +130,60 @@ class _Finder(_Watch):  # type: ignore[no-untyped-call]
         super().__init__(model)
         self.stack, self.norms = stack, norms
         self.found: dict[str, list[tuple[str, Value, str]]] = {}  # site -> (what, value met, norm)
+        self.linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+        self.owners = {
+            id(p): name
+            for name, m in model.named_modules()
+            if is_affine(m)
+            for p in m._parameters.values()
+            if p is not None
+        }
+        self.elsewhere: set[str] = set()  # layers whose parameters others read as well
+
+    def before(self, func: Any, args: Any, met: list[Value]) -> None:
+        owners = {self.owners.get(id(a)) for a in args} - {None, self.stack[-1] if self.stack else ""}
+        self.elsewhere.update(name for name in owners if name is not None)
+
+    def gave(self, output: Any) -> None:
+        """The model gives ``output``: whoever gets it reads it."""
+        for tensor in tensors_in(output):
+            for value in self.values.get(id(tensor), ()):
+                self.uses[id(value)] = self.uses.get(id(value), 0) + 1
+                self.found.setdefault(value.site, []).append(("end", value, ""))
 
     def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
+        if any(out is value.tensor for value in met):  # overwritten: its next reader reads something else
+            self.values.pop(id(out), None)
         for value in met:
-            if out is value.tensor:  # overwritten: what uses it from here on uses something else
-                self.values.pop(id(out), None)
             self.found.setdefault(value.site, []).append(self._step(value, func, args, kwargs, out))
 
     def _step(self, value: Value, func: Any, args: Any, kwargs: Any, out: Tensor) -> tuple[str, Value, str]:
         here = self.stack[-1] if self.stack else ""
-        if func in _NORMS and not value.back and not value.normed and here in self.norms:
+        if func in _NORMS and self._is_norm_of(value, args) and here in self.norms:
             self.follow(Value(value.site, out, normed=True))
             return "norm", value, here
         if func in _SUMS and not value.summed and is_a_sum(args, kwargs, out):
-            self.follow(Value(value.site, out, summed=True))
+            if not value.back:  # a factor may have turned its sign
+                self.follow(Value(value.site, out, summed=True))
             return "sum", value, ""
-        if func in _RELUS and not value.back:
+        if is_a_relu(func, args) and not value.back:
             return "relu", value, ""
         further = step_on(value, func, args, out, self.fixed)
         if further is not None:
             self.follow(further)
             return "step", value, ""
         return "end", value, ""
+
+    def _is_norm_of(self, value: Value, args: Any) -> bool:
+        """The norm reads the site's own value, and its channels are the site's."""
+        channels = 1 if value.site not in self.linear else value.tensor.dim() - 1
+        return args[0] is value.tensor and channels == 1 and not (value.back or value.normed or value.summed)
+
+
+def is_a_relu(func: Any, args: Any) -> bool:
+    """Whatever is negative gives zero."""
+    clipped = func in (_aten.hardtanh.default, _aten.hardtanh_.default)
+    return func in _RELUS and (not clipped or (len(args) > 1 and args[1] == 0))
 
 
 def is_a_sum(args: Any, kwargs: Any, out: Tensor) -> bool:
@@ -166,6 +201,7 @@ def find_sites(model: nn.Module, run: Run) -> tuple[Site, ...]:
     stack: list[str] = []
     finder = _Finder(model, stack, norms)
     calls: dict[str, int] = {}
+    plain: set[str] = set()  # layers that gave examples
 
     def enter(name: str) -> None:
         stack.append(name)
@@ -173,7 +209,8 @@ def find_sites(model: nn.Module, run: Run) -> tuple[Site, ...]:
 
     def leave(name: str, output: Any) -> None:
         stack.pop()
-        if is_affine(modules[name]) and isinstance(output, Tensor):
+        if is_affine(modules[name]) and isinstance(output, Tensor) and _has_examples(modules[name], output):
+            plain.add(name)
             finder.start(name, output)
 
     handles = []
@@ -182,12 +219,17 @@ def find_sites(model: nn.Module, run: Run) -> tuple[Site, ...]:
         handles.append(module.register_forward_hook(lambda _m, _a, out, name=name: leave(name, out)))
     try:
         with evaluation(model), finder:
-            run(model)
+            finder.gave(run(model))
     finally:
         for handle in handles:
             handle.remove()
-    once = [n for n, count in calls.items() if count == 1 and is_affine(modules[n])]
+    once = [n for n, count in calls.items() if count == 1 and n in plain and n not in finder.elsewhere]
     return tuple(_site(name, finder, calls) for name in once if not _shared(modules, name, "weight"))
+
+
+def _has_examples(module: nn.Module, output: Tensor) -> bool:
+    """Convolutions also take one example without a dimension for it."""
+    return isinstance(module, nn.Linear) or output.dim() == weight_of(module).dim()
 
 
 def _shared(modules: Mapping[str, nn.Module], name: str, key: str) -> bool:
@@ -233,21 +275,38 @@ class Tap(_Watch):  # type: ignore[no-untyped-call]
             for name, site in self.sites.items()
         )
 
-    def before(self, func: Any, args: Any, met: list[Value]) -> Any:
-        if func in _SUMS and met and len(args) == 2 and isinstance(args[1], Tensor):
-            return args[1].clone() if args[0] is met[0].tensor else args[0].clone()
-        return None
+    def before(self, func: Any, args: Any, met: list[Value]) -> dict[int, Tensor]:
+        """The other term of each value that meets a sum, before it is overwritten."""
+        if func not in _SUMS or len(args) != 2 or not isinstance(args[1], Tensor):
+            return {}
+        return {id(value): (args[1] if args[0] is value.tensor else args[0]).clone() for value in met}
 
     def after(self, func: Any, args: Any, kwargs: Any, met: list[Value], out: Tensor, before: Any) -> None:
         for value in met:
             self.values.pop(id(value.tensor), None)
-            if func in _SUMS and before is not None:
-                self.sums[value.site] = (value.home(before), value.home(out.clone()))
+        for value in met:
+            site = self.sites[value.site]
+            if site.norm is not None and not value.normed:
+                self._saw(site, out)
+            elif id(value) in before:
+                self.sums[value.site] = (value.home(before[id(value)]), value.home(out.clone()))
                 self.told()
-                continue
-            further = step_on(value, func, args, out, self.fixed)
-            if further is not None:
+            elif (further := step_on(value, func, args, out, self.fixed)) is not None:
                 self.follow(further)
+
+    def _saw(self, site: Site, output: Tensor) -> None:
+        # clones: what the model later writes into its tensors must not reach them
+        self.outputs[site.layer] = output.clone()
+        if site.summed:
+            self.follow(Value(site.layer, output, normed=True))
+        self.told()
+
+    def _gave(self, site: Site, output: Tensor) -> None:
+        """A batch norm is met as an operator: its module may do more than norm."""
+        if site.norm is None:
+            self._saw(site, output)
+        else:
+            self.start(site.layer, output)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -255,19 +314,15 @@ class Tap(_Watch):  # type: ignore[no-untyped-call]
         modules = dict(self.model.named_modules())
         handles = []
 
-        def saw(site: Site, output: Tensor) -> None:
-            self.outputs[site.layer] = output.clone()
-            if site.summed:
-                self.start(site.layer, output)
-            self.told()
+        def got(site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            self.inputs[site.layer] = (args[0] if args else kwargs["input"]).clone()
 
         for site in self.sites.values():
-            layer, last = modules[site.layer], modules[site.norm or site.layer]
-            # clones: what the model later writes into its tensors must not reach them
-            handles.append(
-                layer.register_forward_pre_hook(lambda _m, a, s=site: self.inputs.update({s.layer: a[0].clone()}))
-            )
-            handles.append(last.register_forward_hook(lambda _m, _a, out, s=site: saw(s, out)))
+            layer = modules[site.layer]
+            handles += [
+                layer.register_forward_pre_hook(lambda _m, a, k, s=site: got(s, a, k), with_kwargs=True),
+                layer.register_forward_hook(lambda _m, _a, out, s=site: self._gave(s, out)),
+            ]
         try:
             with self:
                 yield
