@@ -107,7 +107,7 @@ def test_taylor_of_frozen_weights_is_that_of_free_ones() -> None:
 def test_missing_statistics_and_unscorable_groups_are_named() -> None:
     model = Chain()
     with pytest.raises(UserError, match="needs a loss"):
-        gather(model, "taylor", [], lambda m, b: m(b))
+        gather(model, "taylor", [torch.randn(1, 2)], lambda m, b: m(b))
     with pytest.raises(UserError, match="finds nothing to score"):
         score(model, trace(model, torch.randn(1, 2)), "bn_scale")
     broken = Residual()
