@@ -182,8 +182,8 @@ def unit_criterion(
 
 def relative(scores: Tensor) -> Tensor:
     """[units] over their mean, so that tensors of different sizes can be averaged; ones where all are zero."""
-    mean = scores.mean()
-    return scores / mean if mean > 0 else torch.ones_like(scores)
+    mean = scores.abs().mean()
+    return torch.ones_like(scores) if mean == 0 else scores / mean  # NaN stays, and is found
 
 
 def average(scores: Iterable[Tensor]) -> Tensor:
