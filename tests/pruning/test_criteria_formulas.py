@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from pruning.test_criteria import Chain
+from pruning.chain import Chain
 from torch import Tensor, nn
 from torch.nn import functional as F
 
