@@ -14,6 +14,7 @@ from neuroprune.pruning.criteria._base import GroupView, average, unit_criterion
     needs=("activations",),
 )
 def apoz(view: GroupView) -> Tensor:
-    """Counted where the activations are read: at the inputs of the layers that consume the unit."""
+    """Counted where the activations are read: at the inputs of the layers that consume the unit. For ReLU and its
+    like: behind other functions (GELU, sigmoid) nothing is ever zero, and all units score alike."""
     found = [(part, part.view.input_active) for part in view.columns]
     return average(part.of(active).mean(1) for part, active in found if active is not None)
