@@ -86,8 +86,6 @@ class LossChanges:
 
 def divergence(batch: Any, output: Any, dense: Any) -> float:
     """|output - dense|^2 / |dense|^2 over all floating outputs."""
-    pairs = zip(
-        *([t.double() for t in tensors_in(y) if t.is_floating_point()] for y in (output, dense)), strict=True
-    )
-    gaps, sizes = zip(*((float((a - b).square().sum()), float(b.square().sum())) for a, b in pairs), strict=True)
-    return float(sum(gaps)) / (float(sum(sizes)) or 1.0)
+    dense_values, values = ([t.double() for t in tensors_in(y) if t.is_floating_point()] for y in (dense, output))
+    gap = sum(float((a - b).square().sum()) for a, b in zip(dense_values, values, strict=True))
+    return gap / (sum(float(value.square().sum()) for value in dense_values) or 1.0)
