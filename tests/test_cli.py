@@ -186,7 +186,12 @@ def test_list_shows_all_kinds_or_one(tmp_path: Path) -> None:
     done = neuroprune("list", cwd=tmp_path)
     for name in ("criteria:", "steps:", "data:", "devices:", "exports:", "activation", "fit_budget", "digits"):
         assert name in done.stdout
-    assert "steps:" not in neuroprune("list", "criteria", cwd=tmp_path).stdout
+    criteria = neuroprune("list", "criteria", cwd=tmp_path).stdout
+    assert "steps:" not in criteria
+    needs = dict(line.split()[:2] for line in criteria.splitlines()[1:])
+    assert needs["l2"] == needs["synflow"] == "weights"  # an input's shape is no data
+    assert (needs["wanda"], needs["snip"], needs["obs"]) == ("activations", "gradients", "hessian")
+    assert "[Sun et al. 2023" in criteria
     fails("list", "critera", cwd=tmp_path, says=["did you mean 'criteria'"])
 
 

@@ -59,6 +59,11 @@ def test_plain_data_gives_the_same_recipe_as_text() -> None:
         ("epochs: 2", "epochs: many", ["epochs in step train", "r.yaml:8", "value: many"]),
         ("epochs: 2", "epochs: -1", ["epochs in step train", "greater than or equal to 0", "r.yaml:8"]),
         ("criterion: l2", "criterion: l3", ["criterion", "r.yaml:11", "did you mean 'l2'"]),
+        (
+            "- initialise\n",
+            "- initialise\n  - rounds: {granularity: weight, criterion: fpgm}\n",
+            ["criterion in step rounds", "'fpgm' scores whole units", "r.yaml:10"],
+        ),
         ("ratio: 0.5", "ratio: 1.5", ["ratio in step select", "less than 1", "r.yaml:12", "value: 1.5"]),
         ("ratio: 0.5", "scope: globl", ["scope in step select", "r.yaml:12", "did you mean 'global'"]),
         ("seed: 3", "seed: 3\nseed: 4", ["'seed' stands twice", "r.yaml:3"]),

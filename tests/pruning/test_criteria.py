@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from graph.nets import Residual
+from pruning.chain import Chain
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.graph import trace
 from neuroprune.pruning import CRITERIA, gather, prune, score
-from neuroprune.pruning.criteria import WeightView, criterion
+from neuroprune.pruning.criteria import GroupView, WeightView, average, criterion, unit_criterion
 from neuroprune.pruning.statistics import track_activations
 from neuroprune.testing import CriterionContract
 
@@ -28,16 +29,15 @@ class TestThirdParty(CriterionContract):
     name = "third_party_cube"
 
 
-class Chain(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(2, 3, bias=False), nn.Linear(3, 1, bias=False)
-        with torch.no_grad():
-            self.a.weight.copy_(torch.tensor([[1.0, 1], [2, 2], [0, 3]]))
-            self.b.weight.copy_(torch.tensor([[2.0, 1, 3]]))
+@unit_criterion(
+    "third_party_peak", summary="largest weight of the filter", source="a plug-in", needs=("gradients",)
+)
+def peak(view: GroupView) -> Tensor:
+    return average(part.weights.abs().amax(1) for part in view.rows)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.a(x))
+
+class TestThirdPartyOfUnits(CriterionContract):
+    name = "third_party_peak"
 
 
 def test_unit_scores_average_producer_and_consumer_at_mean_one() -> None:
@@ -138,7 +138,7 @@ def test_random_scores_units_without_a_matrix_and_the_others_say_what_to_keep() 
 def test_missing_statistics_and_unscorable_groups_are_named() -> None:
     model = Chain()
     with pytest.raises(UserError, match="needs a loss"):
-        gather(model, "taylor", [], lambda m, b: m(b))
+        gather(model, "taylor", [torch.randn(1, 2)], lambda m, b: m(b))
     with pytest.raises(UserError, match="finds nothing to score"):
         score(model, trace(model, torch.randn(1, 2)), "bn_scale")
     broken = Residual()

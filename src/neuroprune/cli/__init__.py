@@ -218,9 +218,17 @@ def list_(
         raise UserError(f"there is no kind {kind!r}", mend=f"{hint}kinds: {', '.join(registries)}")
     for name in [kind] if kind is not None else list(registries):
         typer.echo(f"{name}:")
-        for entry in registries[name].entries():
+        entries = registries[name].entries()
+        width = max(12, *(len(entry.name) for entry in entries))
+        for entry in entries:
             source = f"  [{entry.source}]" if entry.source else ""
-            typer.echo(f"  {entry.name:<12} {entry.summary}{source}")
+            needs = f"{_needs(entry.value):<12} " if name == "criteria" else ""
+            typer.echo(f"  {entry.name:<{width}} {needs}{entry.summary}{source}")
+
+
+def _needs(criterion: Any) -> str:
+    """What a criterion looks at beside the model; `paths` is of the weights and the shape of an input alone."""
+    return ", ".join(sorted(criterion.needs - {"paths"})) or "weights"
 
 
 @app.command()

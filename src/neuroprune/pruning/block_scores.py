@@ -21,7 +21,7 @@ from neuroprune.graph.calls import as_calls, tensors_in
 from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.bypass import Bypass, names_of, own_parameters, without
 from neuroprune.pruning.criteria import CRITERIA, Criterion
-from neuroprune.pruning.score import saliencies
+from neuroprune.pruning.score import from_examples, saliencies
 from neuroprune.pruning.statistics import Statistics
 
 BlockCriterion = Callable[[nn.Module, Sequence[Block], Any], dict[str, float]]
@@ -59,6 +59,8 @@ def block_scores(
         guess = nearest(criterion, valid)
         hint = f"did you mean {guess!r}? " if guess else ""
         raise UserError(f"unknown criterion {criterion!r}", mend=f"{hint}valid names: {', '.join(valid)}")
+    if statistics is None and example_inputs is not None:
+        statistics = from_examples(model, criterion, example_inputs)
     return _of_weights(model, blocks, CRITERIA.get(criterion), statistics, seed)
 
 

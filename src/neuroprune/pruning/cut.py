@@ -16,7 +16,7 @@ from neuroprune.graph.units import Refusal
 from neuroprune.pruning.allocate import Granularity, Scope, allocate, build_plan, check_patterns
 from neuroprune.pruning.exported import exported
 from neuroprune.pruning.plan import TIERS, GroupDecision, Plan
-from neuroprune.pruning.score import score
+from neuroprune.pruning.score import from_examples, score
 from neuroprune.pruning.statistics import Statistics
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification, verify
@@ -78,6 +78,7 @@ def prune(
         model, inplace = exported(model, example_inputs), True  # a copy already
     found = trace(model, example_inputs)
     check_patterns(found.groups, keep)
+    statistics = statistics or from_examples(model, criterion, example_inputs)
     scores = score(model, found, criterion, statistics, seed=seed, keep=keep)
     plan = allocate(
         model, found, scores, ratio, scope=scope, granularity=granularity, round_to=round_to, keep=keep,

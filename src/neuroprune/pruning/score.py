@@ -11,12 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
+from neuroprune.graph.calls import as_calls
 from neuroprune.graph.trace import Trace
-from neuroprune.graph.units import Group
-from neuroprune.pruning.criteria import CRITERIA, Criterion, WeightView
-from neuroprune.pruning.statistics import Forward, Loss, Statistics, accumulate_gradients, track_activations
+from neuroprune.graph.units import Group, Slice
+from neuroprune.pruning.criteria import (
+    CRITERIA,
+    Criterion,
+    GroupView,
+    Part,
+    Role,
+    UnitScore,
+    WeightView,
+    relative,
+)
+from neuroprune.pruning.statistics import Forward, Loss, Statistics, collect
 
 Scores = dict[str, np.ndarray]
 
@@ -30,21 +41,34 @@ def gather(
     batches: Iterable[Any] | None,
     forward: Forward | None,
     loss: Loss | None = None,
+    *,
+    trace: Trace | None = None,
 ) -> Statistics:
-    """The statistics that ``criterion`` needs. Raises UserError when it needs data and none is given."""
+    """The statistics that ``criterion`` needs, from one pass over ``batches``; ``model`` stays as it is.
+
+    ``forward``: (model, batch) -> output; ``loss``: (batch, output) -> scalar, for criteria with gradients, and
+    for ``sensitivity`` where there are labels. ``trace``: of the model, for ``sensitivity``. Raises UserError when
+    something is needed and not given, or there is no batch.
+    """
     needs = CRITERIA.get(criterion).needs
-    statistics = Statistics()
     if not needs:
-        return statistics
+        return Statistics()
     if batches is None or forward is None:
         raise UserError(f"the criterion {criterion!r} needs data", mend="give batches, or use l1 or l2")
-    if "activations" in needs:
-        statistics.input_magnitude = track_activations(model, forward, batches)
-    if "gradients" in needs:
-        if loss is None:
-            raise UserError(f"the criterion {criterion!r} needs a loss", mend="give loss=, or use activation")
-        statistics.gradient = accumulate_gradients(model, forward, loss, batches)
-    return statistics
+    if "gradients" in needs and loss is None:
+        raise UserError(f"the criterion {criterion!r} needs a loss", mend="give loss=, or use activation")
+    if "loss" in needs and trace is None:
+        raise UserError(
+            f"the criterion {criterion!r} needs to know the units", mend="give trace=trace(model, inputs)"
+        )
+    return collect(model, needs, batches, forward, loss, trace)
+
+
+def from_examples(model: nn.Module, criterion: str, example_inputs: Any) -> Statistics | None:
+    """Statistics of a criterion for which inputs of the right shape will do; None for those that need data."""
+    if CRITERIA.get(criterion).needs != {"paths"}:
+        return None
+    return gather(model, criterion, as_calls(example_inputs), lambda net, call: net(*call[0], **call[1]))
 
 
 def score(
@@ -60,17 +84,31 @@ def score(
 
     Each tensor the group cuts contributes its saliency per unit, divided by the mean over the units, so that
     a wide consumer does not drown a narrow producer; the score is the mean over those tensors. Scores of
-    different groups are therefore comparable (mean 1), which is S1's normalisation per layer.
+    different groups are therefore comparable (mean 1), which is S1's normalisation per layer. Criteria that score
+    units as wholes are taken at mean 1 too, unless they measure all groups in one unit (``absolute``).
 
-    Raises UserError where the criterion finds nothing to score in a group, unless a pattern in ``keep`` matches
-    it: then every unit scores 1.
+    Raises UserError without needed statistics, for scores that are not finite, and where the criterion finds
+    nothing to score in a group, unless a pattern in ``keep`` matches it: then every unit scores 1.
     """
     rule = CRITERIA.get(criterion)
     if rule.needs and statistics is None:
         raise UserError(
             f"the criterion {criterion!r} needs data", mend="pass statistics=gather(...), or use l1 or l2"
         )
-    saliency = saliencies(model, rule, statistics or Statistics(), seed)
+    known = statistics or Statistics()
+    if rule.units is not None:
+        scores = _of_units(model, trace, rule, rule.units, known, seed)
+    else:
+        scores = _of_weights(trace, saliencies(model, rule, known, seed))
+    empty = _without_scores(trace.groups, scores, rule, keep)
+    return {
+        name: values if values is not None else _of_nothing(rule, empty[name], seed)
+        for name, values in scores.items()
+    }
+
+
+def _of_weights(trace: Trace, saliency: Mapping[str, Tensor]) -> dict[str, np.ndarray | None]:
+    """Saliencies summed over everything that goes with a unit; None where a group has none."""
     needed: dict[str, set[int]] = defaultdict(set)
     for group in trace.groups:
         for part in group.slices:
@@ -80,12 +118,7 @@ def score(
         for name, tensor in saliency.items()
         for dim, total in _totals(tensor, sorted(needed[name])).items()
     }
-    scores = {group.name: _of_group(group, totals) for group in trace.groups}
-    empty = _without_scores(trace.groups, scores, rule, keep)
-    return {
-        name: values if values is not None else _of_nothing(rule, empty[name], seed)
-        for name, values in scores.items()
-    }
+    return {group.name: _of_group(group, totals) for group in trace.groups}
 
 
 def _without_scores(
@@ -104,7 +137,7 @@ def _without_scores(
 
 
 def _of_nothing(rule: Criterion, group: Group, seed: int) -> np.ndarray:
-    if rule.looks != "anything":
+    if rule.looks != "anything" or rule.saliency is None:
         return np.ones(group.size)  # kept by the user
     values = rule.saliency(_view(group.name, torch.zeros(group.size), Statistics(), seed)).double().numpy()
     scores: np.ndarray = values / values.mean()
@@ -112,16 +145,21 @@ def _of_nothing(rule: Criterion, group: Group, seed: int) -> np.ndarray:
 
 
 def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> dict[str, Tensor]:
-    """Per-weight saliency of every tensor the criterion looks at; a tensor without its statistic is left out."""
+    """Per-weight saliency of every tensor the criterion looks at; a tensor without its statistic is left out.
+
+    Raises UserError for a criterion that scores units as wholes.
+    """
+    if rule.saliency is None:
+        raise UserError(
+            f"the criterion {rule.name!r} scores whole units, not single weights", mend="use l1, l2 or activation"
+        )
     out: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         module = model.get_submodule(name.rpartition(".")[0])
         scale = isinstance(module, _BatchNorm) and name.endswith("weight")
         if scale if rule.looks == "scales" else weight.dim() >= 2:
             view = _view(name, weight.detach(), statistics, seed)
-            if ("activations" not in rule.needs or view.input_magnitude is not None) and (
-                "gradients" not in rule.needs or view.gradient is not None
-            ):
+            if rule.has_what_it_needs(view):
                 out[name] = rule.saliency(view)
     return out
 
@@ -134,7 +172,46 @@ def _view(name: str, weight: Tensor, statistics: Statistics, seed: int) -> Weigh
         statistics.input_magnitude.get(name),
         statistics.gradient.get(name),
         torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")),
+        statistics.input_norm.get(name),
+        statistics.input_active.get(name),
+        statistics.path_gradient.get(name),
+        statistics.squared_path_gradient.get(name),
+        statistics.hessian.get(name),
     )
+
+
+def _of_units(
+    model: nn.Module, trace: Trace, rule: Criterion, units: UnitScore, statistics: Statistics, seed: int
+) -> dict[str, np.ndarray | None]:
+    views = {name: _view(name, p.detach(), statistics, seed) for name, p in model.named_parameters()}
+    scores: dict[str, np.ndarray | None] = {}
+    for group in trace.groups:
+        parts = tuple(_part(model, views[s.tensor], s) for s in group.slices if s.tensor in views)
+        usable = tuple(part for part in parts if rule.has_what_it_needs(part.view))
+        found = units(GroupView(group.name, group.size, usable, statistics.loss_change.get(group.name)))
+        if not found.numel():
+            scores[group.name] = None
+            continue
+        if not bool(found.isfinite().all()):
+            raise UserError("the scores are not finite", where=group.name, mend="check weights and data for NaN")
+        scores[group.name] = (found if rule.absolute else relative(found)).double().cpu().numpy()
+    return scores
+
+
+def _part(model: nn.Module, view: WeightView, part: Slice) -> Part:
+    module = model.get_submodule(view.name.rpartition(".")[0])
+    indices = torch.as_tensor(part.indices, device=view.weight.device)
+    return Part(view, part.dim, indices, role_of(module, view, part.dim), int(getattr(module, "groups", 1)))
+
+
+def role_of(module: nn.Module, view: WeightView, dim: int) -> Role:
+    """What dimension ``dim`` of a parameter is for; matrices of unknown modules are taken as [outputs, inputs]."""
+    if isinstance(module, _BatchNorm):
+        return "scale" if view.name.endswith("weight") else "shift"
+    if view.weight.dim() < 2 or dim > 1:
+        return "other"
+    inputs_first = isinstance(module, (_ConvTransposeNd, nn.Embedding))
+    return "columns" if (dim == 0) == inputs_first else "rows"
 
 
 def _totals(tensor: Tensor, dims: Sequence[int]) -> dict[int, np.ndarray]:

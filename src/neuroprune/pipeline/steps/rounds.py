@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from neuroprune.graph.cost import cost
@@ -50,7 +50,9 @@ class RoundsConfig(FitOptions):
 
     @field_validator("criterion")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        if info.data.get("granularity") == "weight" and CRITERIA.get(known_criterion(name)).saliency is None:
+            raise ValueError(f"the criterion {name!r} scores whole units: use granularity: filter, or l1")
         return known_criterion(name)
 
 

@@ -61,4 +61,5 @@ def run_score(context: Context, config: ScoreConfig) -> Outcome:
 def statistics_of(context: Context, criterion: str, batches: int) -> Statistics:
     """What the criterion needs to know from the first ``batches`` of the training data, in fixed order."""
     data = islice(context.task.train.epoch(None), batches)
-    return gather(context.model, criterion, data, context.task.forward, context.task.loss)
+    units = context.trace if "loss" in CRITERIA.get(criterion).needs else None
+    return gather(context.model, criterion, data, context.task.forward, context.task.loss, trace=units)

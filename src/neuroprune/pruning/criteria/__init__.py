@@ -1,16 +1,61 @@
 """Criteria, one file per family; importing this package fills the registry."""
 
-from neuroprune.pruning.criteria import activation, bn_scale, magnitude, random_, taylor
-from neuroprune.pruning.criteria._base import CRITERIA, Criterion, WeightView, criterion
+from neuroprune.pruning.criteria import (
+    activation,
+    apoz,
+    bn_scale,
+    connectivity,
+    fpgm,
+    lamp,
+    magnitude,
+    magnitude_and_gradient,
+    obs,
+    random_,
+    sensitivity,
+    snip,
+    taylor,
+    wanda,
+)
+from neuroprune.pruning.criteria._base import (
+    CRITERIA,
+    Criterion,
+    GroupView,
+    Need,
+    Part,
+    Role,
+    UnitScore,
+    WeightView,
+    average,
+    criterion,
+    relative,
+    unit_criterion,
+)
 
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "GroupView",
+    "Need",
+    "Part",
+    "Role",
+    "UnitScore",
     "WeightView",
     "activation",
+    "apoz",
+    "average",
     "bn_scale",
+    "connectivity",
     "criterion",
+    "fpgm",
+    "lamp",
     "magnitude",
+    "magnitude_and_gradient",
+    "obs",
     "random_",
+    "relative",
+    "sensitivity",
+    "snip",
     "taylor",
+    "unit_criterion",
+    "wanda",
 ]
