@@ -313,9 +313,13 @@ LAYOUT = {
         footprint={"out.weight.1": [[2 * i, 2 * i + 1] for i in range(6)]},
     ),
     "outer_product": Case(
-        Outer, SEQUENCE, {"a.weight.0": 6, "b.weight.0": 4, "out.weight.1": (4, 6)}),
+        Outer, SEQUENCE, {"a.weight.0": 6, "b.weight.0": 4, "out.weight.1": (4, 6)},
+        shrinks=("a.weight.0", "out.weight.1"),  # two of six rows are a third of the columns: b need not go too
+    ),
     "einsum_outer_product": Case(
-        EinsumOuter, SEQUENCE, {"a.weight.0": 6, "b.weight.0": 4, "out.weight.1": (4, 6)}),
+        EinsumOuter, SEQUENCE, {"a.weight.0": 6, "b.weight.0": 4, "out.weight.1": (4, 6)},
+        shrinks=("a.weight.0", "out.weight.1"),  # two of six rows are a third of the columns: b need not go too
+    ),
     "einsum_image": Case(
         EinsumImage, IMAGE,
         {"conv.weight.0": 6, "mix.0": 6, "mix.1": 8, "left.0": 8, "left.1": 5, "right.0": 5, "right.1": 4,

@@ -101,3 +101,14 @@ def test_two_widths_joined_to_one_fixed_sum_trade_against_each_other() -> None:
     variables = {a: Variable(2, 1, (1, 2), 0.0), b: Variable(4, 2, (1, 2, 3, 4), 0.0)}
     found = Problem(variables, [(("+", a, b), 6)], {(a,): 1 / 3, (b,): 2 / 3}).solve()
     assert found == {a: 2, b: 4}
+
+
+def test_a_coarse_factor_does_not_decide_for_a_fine_one() -> None:
+    """Two heads of 32: three tenths of the heads is one of two, three tenths of the dimensions ten of 32."""
+    heads, dims = (COUNT, 0), (COUNT, 1)
+    variables = {heads: Variable(2, 1, (1, 2), 0.0), dims: Variable(32, 22, tuple(range(1, 33)), 0.04)}
+    assert Problem(variables, [], {(heads, dims): 1.0}).solve() == {heads: 2, dims: 22}
+    half = {heads: Variable(2, 1, (1, 2), 0.0), dims: Variable(32, 16, tuple(range(1, 33)), 0.04)}
+    assert Problem(half, [], {(heads, dims): 1.0}).solve() == {heads: 1, dims: 32}
+    alone = {heads: Variable(2, 1, (1, 2), 0.0), dims: Variable(32, 32, (32,), 0.04)}
+    assert Problem(alone, [], {(heads, dims): 1.0}).solve() == {heads: 1, dims: 32}

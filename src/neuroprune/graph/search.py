@@ -193,12 +193,11 @@ class Problem:
         for keys, weight in self.terms[key]:
             if all(k == key or k in known for k in keys):
                 continue
-            most = wanted = 1.0
+            most = 1.0
             for k in keys:
                 v = self.variables[k]
                 most *= (value if k == key else known.get(k, v.size)) / v.size
-                wanted = min(wanted, v.wanted / v.size)
-            least += weight * max(0.0, wanted - most)
+            least += weight * max(0.0, self._wanted(keys) - most)
         return least
 
     def _cost(self, key: Key, value: int, known: Values) -> float:
@@ -207,15 +206,19 @@ class Problem:
         for keys, weight in self.terms[key]:
             if any(k != key and k not in known for k in keys):
                 continue
-            share = wanted = 1.0
+            share = 1.0
             for k in keys:
-                v = self.variables[k]
-                share *= (value if k == key else known[k]) / v.size
-                wanted = min(wanted, v.wanted / v.size)
-            cost += weight * abs(share - wanted)
+                share *= (value if k == key else known[k]) / self.variables[k].size
+            cost += weight * abs(share - self._wanted(keys))
             if variable.penalty and value < variable.size:
                 cost += weight * variable.penalty
         return cost
+
+    def _wanted(self, keys: Sequence[Key]) -> float:
+        """The share of a product that is to stay: as the finest factor that is to shrink says (rounded least)."""
+        shrinking = [v for k in keys if (v := self.variables[k]).wanted < v.size]
+        finest = max(shrinking, key=lambda v: (v.size, -v.wanted), default=None)
+        return 1.0 if finest is None else finest.wanted / finest.size
 
     def _parts(self, keys: Sequence[Key], known: Values) -> list[list[Key]]:
         """Unknowns that share an open equation or a product, together."""

@@ -116,7 +116,7 @@ class Criterion:
     ``looks``: at weight matrices and kernels, or at the batch norms; at ``anything``: at matrices, and where there
     are none at a vector of zeros, one number per unit. ``zero_is_lowest``: no unit scores less than one whose
     every parameter is zero. ``equivariant``: a unit keeps its score in another place. ``absolute``: scores of
-    different groups are in one unit of measurement and are compared as they are, not relative to their group's mean.
+    different groups are in one unit of measurement, and compared as they are, not relative to their group's mean.
     """
 
     name: str
