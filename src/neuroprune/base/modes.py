@@ -154,10 +154,11 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def sharing_copy(model: nn.Module) -> nn.Module:
-    """A copy whose parameters are parameters of their own over the same memory; all else is copied.
+    """A copy whose trainable parameters are parameters of their own over the same memory; all else is copied.
 
-    For copies of which none writes into its weights: assigning to a parameter's ``data`` is not writing.
+    For copies of which none writes into its weights: assigning to a parameter's ``data`` is not writing. What is
+    frozen may be a memory that ``forward`` writes into.
     """
-    plain = [p for p in model.parameters() if type(p) is nn.Parameter]
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter and p.requires_grad]
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in plain}
     return copy.deepcopy(model, memo)

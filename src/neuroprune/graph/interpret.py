@@ -262,7 +262,12 @@ def _interpret(model: nn.Module, calls: list[Any], stand_ins: _StandIns | None) 
 
 
 def _idle(model: nn.Module, ran: set[str]) -> bool:
-    """Some layer with parameters of its own did not run: an auxiliary head that only training has, perhaps."""
+    """Some layer with parameters of its own did not run: an auxiliary head that only training has, perhaps.
+
+    An exported graph is for inference only.
+    """
+    if hasattr(type(model), "neuroprune_tier"):
+        return False
     modules = model.named_modules()
     return any(name not in ran and any(p is not None for p in m._parameters.values()) for name, m in modules)
 
