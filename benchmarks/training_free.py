@@ -28,12 +28,12 @@ from measuring.records import RESULTS, Records, commit, to_do, versions
 from torch import Tensor, nn
 
 from neuroprune.base.nouns import Budget
+from neuroprune.budget.to_budget import prune_to_budget
 from neuroprune.graph import cost, trace
 from neuroprune.pruning import allocate, apply, score
 from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 from neuroprune.recover.statistics import reestimate_batch_norm
-from neuroprune.recover.to_budget import prune_to_budget
 
 MODELS = {"resnet20": 20, "resnet56": 56}
 RATIOS = (1.2, 1.37, 2.1, 3.0, 4.0)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from neuroprune.api import CompressResult, compress
     from neuroprune.base.errors import BudgetNotMet, CutRefused, NeuropruneError, UserError
     from neuroprune.base.nouns import Budget, Cost, Measurement
+    from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
-    from neuroprune.recover.to_budget import ToBudgetResult, prune_to_budget
 
 _WHERE = {
     "neuroprune.api": ("CompressResult", "compress"),
@@ -37,7 +37,7 @@ _WHERE = {
         "save_exported",
         "verify",
     ),
-    "neuroprune.recover.to_budget": ("ToBudgetResult", "prune_to_budget"),
+    "neuroprune.budget.to_budget": ("ToBudgetResult", "prune_to_budget"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

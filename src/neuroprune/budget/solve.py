@@ -8,72 +8,13 @@ the prices are found by bisection, and what is left over at the end is spent gre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.graph.units import Group
-
-#: (share of outputs left, share of inputs left) -> cost
-LayerCost = Callable[[float, float], float]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A group's share of one side of a layer: each unit is ``each`` of that side's channels."""
-
-    group: int
-    each: float
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer whose cost depends on its widths. ``rows``, ``columns``: parts of the groups in them."""
-
-    name: str
-    rows: tuple[Part, ...]
-    columns: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """``of[budget][layer]``: its cost; ``fixed[budget]``: what no choice changes."""
-
-    layers: tuple[Layer, ...]
-    of: Mapping[str, Sequence[LayerCost]]
-    fixed: Mapping[str, float] = field(default_factory=dict)
-
-    def total(self, budget: str, removed: np.ndarray) -> float:
-        return self.fixed.get(budget, 0.0) + sum(self.layer(budget, n, removed) for n in range(len(self.layers)))
-
-    def layer(self, budget: str, number: int, removed: np.ndarray) -> float:
-        layer = self.layers[number]
-        return self.of[budget][number](_left(layer.rows, removed), _left(layer.columns, removed))
-
-
-def _left(parts: Sequence[Part], removed: np.ndarray) -> float:
-    return 1.0 - sum(part.each * int(removed[part.group]) for part in parts)
-
-
-def layers_of(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:
-    """Layers with a weight that some group cuts: rows are dimension 0, columns dimension 1."""
-    sides: dict[str, tuple[list[Part], list[Part]]] = {}
-    sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for number, group in enumerate(groups):
-        for part in group.slices:
-            if part.dim > 1 or len(sizes.get(part.tensor, ())) < 2:
-                continue
-            each = part.indices.shape[1] / sizes[part.tensor][part.dim]
-            sides.setdefault(part.tensor, ([], []))[part.dim].append(Part(number, each))
-    return tuple(Layer(name, tuple(rows), tuple(columns)) for name, (rows, columns) in sides.items())
-
-
-def proportional(dense: float) -> LayerCost:
-    """Multiply-accumulates, parameters: proportional to the product of the widths."""
-    return lambda rows, columns: dense * rows * columns
+from neuroprune.budget.problem import Costs
 
 
 @dataclass(frozen=True)
@@ -92,7 +33,7 @@ def choose_counts(
 
     Raises UserError when a budget lies below what the largest allowed removals give.
     """
-    problem = _Problem(errors, costs, list(budgets), [np.array(a) for a in allowed])
+    solver = _Solver(errors, costs, list(budgets), [np.array(a) for a in allowed])
     most = np.array([a[-1] for a in allowed])
     for name, limit in budgets.items():
         least = costs.total(name, most)
@@ -102,11 +43,11 @@ def choose_counts(
                 value=f"{limit:.6g}, and the least is {least:.6g}",
                 mend="raise it, lower the minimum of kept channels, or let more layers be cut",
             )
-    removed = problem.within(np.array(list(budgets.values())))
-    return Choice(removed, {n: costs.total(n, removed) for n in budgets}, problem.error(removed))
+    removed = solver.within(np.array(list(budgets.values())))
+    return Choice(removed, {n: costs.total(n, removed) for n in budgets}, solver.error(removed))
 
 
-class _Problem:
+class _Solver:
     def __init__(
         self, errors: Sequence[np.ndarray], costs: Costs, budgets: list[str], allowed: Sequence[np.ndarray]
     ) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.budget.problem import Costs, Layer, Part, layers_of, proportional
+from neuroprune.budget.solve import choose_counts
 from neuroprune.graph.trace import trace
-from neuroprune.recover.allocation import Costs, Layer, Part, choose_counts, layers_of, proportional
 
 
 def curves(sizes: list[int], seed: int, shape: str = "any") -> list[np.ndarray]:

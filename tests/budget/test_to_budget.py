@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from neuroprune import Budget, ToBudgetResult, prune_to_budget
 from neuroprune.base.errors import UserError
+from neuroprune.budget.calibration import doubts
 from neuroprune.graph import cost
 from neuroprune.recover.distill import DistillConfig, distill
 from neuroprune.recover.reconstruct import ReconstructConfig
-from neuroprune.recover.to_budget import doubts
 
 
 class Block(nn.Module):
@@ -126,7 +126,7 @@ def test_batches_of_any_kind_by_the_users_own_forward(batch: Any, forward: Any) 
     [
         ({"budget": Budget(macs=0.001)}, "cannot be met"),
         ({"budget": Budget()}, "the budget is empty"),
-        ({"budget": Budget(latency=0.5)}, "latency cannot be met without measuring"),
+        ({"allocation": "strem"}, "did you mean 'stream'"),
         ({"recover": "reconstrct"}, "did you mean 'reconstruct'"),
         ({"batches": []}, "nothing to calibrate on"),
         ({"batches": [torch.full((4, 3, 8, 8), float("nan"))]}, "not finite"),

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import copy_of, evaluation
 from neuroprune.base.nouns import Budget
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.base.registry import nearest
-from neuroprune.graph.calls import map_tensors, tensors_in
-from neuroprune.graph.cost import cost
+from neuroprune.budget.allocations import ALLOCATIONS, Allocation
+from neuroprune.budget.calibration import doubts, example_of, length_of
+from neuroprune.budget.kinds import KINDS, Setting
+from neuroprune.budget.problem import Costs, Problem, layers_of
+from neuroprune.graph.calls import tensors_in
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Group, Refusal
 from neuroprune.pruning.allocate import build_plan, check_patterns
@@ -34,7 +35,6 @@ from neuroprune.pruning.cut import provable, prove
 from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification
-from neuroprune.recover.allocation import Costs, choose_counts, layers_of, proportional
 from neuroprune.recover.distill import DistillConfig, Distilled, distill
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
@@ -52,12 +52,6 @@ from neuroprune.tasks.task import default_forward
 Rung = Literal["none", "closed-form", "reconstruct", "distill"]
 #: how often the limits are tightened when the result misses its budget
 CORRECTIONS = 6
-#: what is counted of the result for each budget
-COUNTED: dict[str, Callable[[nn.Module, Any], float]] = {
-    "macs": lambda model, inputs: float(cost(model, inputs).macs),
-    "params": lambda model, inputs: float(cost(model, inputs).params),
-    "size": lambda model, inputs: float(cost(model, inputs).weight_bytes),
-}
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ def prune_to_budget(
     *,
     forward: Forward = default_forward,
     recover: Rung = "closed-form",
+    allocation: str = "stream",
     keep: Sequence[str] = (),
     round_to: int = 1,
     minimum: int = 1,
@@ -100,27 +95,27 @@ def prune_to_budget(
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
-    (then gradients through the whole network). ``round_to``,
-    ``minimum``: kept counts are multiples and at least so many. Deterministic for a seed and a number of threads.
+    (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
+    allocations`). ``round_to``, ``minimum``: kept counts are multiples and at least so many. Deterministic for a
+    seed and a number of threads.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
     work = _Work(model, batches, forward, seed, progress or SilentProgress())
-    work.check(budget, recover)
+    work.check(budget, recover, allocation)
     with work.timed("trace"):
-        found = provable(work.dense, trace(work.dense, work.example), work.example)
+        found = provable(work.dense, trace(work.dense, work.setting.example), work.setting.example)
         check_patterns(found.groups, keep)
     with work.timed("statistics"):
         curves = work.curves(found, keep)
     with work.timed("allocate"):
-        limits = {limit.kind: limit.absolute(work.count(limit.kind, work.dense)) for limit in budget.limits}
         allowed = [_allowed(one.group, round_to, minimum) for one in curves.found]
-        count = work.allocate(found, curves, limits, allowed)
+        count = work.allocate(found, curves, budget, allowed, ALLOCATIONS.get(allocation))
     with work.timed("refit"):
         recovery = curves.form.run(curves.found, count, curves.rankings, work.progress, refit=recover != "none")
     with work.timed("prove"):
         plan = build_plan(work.dense, found, _decisions(found, recovery.kept, curves.rankings, str(budget)))
-        plan, verification, refused = prove(work.dense, found, plan, work.example)
+        plan, verification, refused = prove(work.dense, found, plan, work.setting.example)
         small = apply(plan, recovery.model)
     blocks: list[Reconstructed] = []
     if recover in ("reconstruct", "distill"):
@@ -132,13 +127,10 @@ def prune_to_budget(
         with work.timed("distill"):
             learning = distillation or DistillConfig(seed=seed)
             epochs = distill(work.dense, small, forward, work.batches, learning, work.progress)
-    costs = {
-        kind: (work.count(kind, work.dense), work.count(kind, small), limit) for kind, limit in limits.items()
-    }
+    small.eval()
     return ToBudgetResult(
-        small.eval(), plan, verification, found.refused + refused, costs, tuple(recovery.fitted), tuple(blocks),
-        tuple(epochs),
-        work.seconds, tuple(work.notes),
+        small, plan, verification, found.refused + refused, work.costs(budget, small), tuple(recovery.fitted),
+        tuple(blocks), tuple(epochs), work.seconds, tuple(work.notes),
     )  # fmt: skip
 
 
@@ -165,8 +157,8 @@ class _Work:
             raise UserError(
                 "there is nothing to calibrate on", value="no batches", mend="give some hundred examples"
             )
-        self.example = example_of(self.dense, forward, self.batches[0])
-        self.examples = sum(_length(batch) for batch in self.batches)
+        self.setting = Setting(self.dense, example_of(self.dense, forward, self.batches[0]), forward, self.batches)
+        self.examples = sum(length_of(batch) for batch in self.batches)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -174,19 +166,16 @@ class _Work:
         yield
         self.seconds[stage] = time.perf_counter() - began
 
-    def check(self, budget: Budget, recover: str) -> None:
+    def check(self, budget: Budget, recover: str, allocation: str) -> None:
         if recover not in get_args(Rung):
             guess = nearest(recover, get_args(Rung))
             hint = f"did you mean {guess!r}? " if guess else ""
             raise UserError(f"unknown recover {recover!r}", mend=f"{hint}use one of {', '.join(get_args(Rung))}")
         if not budget.limits:
             raise UserError("the budget is empty", value=budget, mend="write Budget(macs=0.5)")
+        ALLOCATIONS.get(allocation)
         for limit in budget.limits:
-            if limit.kind not in COUNTED:
-                raise UserError(
-                    f"a budget for {limit.kind} cannot be met without measuring", value=limit,
-                    mend=f"use one of {', '.join(COUNTED)}",
-                )  # fmt: skip
+            KINDS.get(limit.kind)
         with evaluation(self.dense):
             output = self.forward(self.dense, self.batches[0])
         for tensor in tensors_in(output):
@@ -197,8 +186,13 @@ class _Work:
                 )  # fmt: skip
         self.notes += doubts(output)
 
-    def count(self, kind: str, model: nn.Module) -> float:
-        return COUNTED[kind](model, self.example)
+    def costs(self, budget: Budget, small: nn.Module) -> dict[str, tuple[float, float, float]]:
+        """Per budget: dense, now, limit, the first two of one run."""
+        found = {}
+        for limit in budget.limits:
+            figures = KINDS.get(limit.kind).figures({"dense": self.dense, "now": small}, self.setting)
+            found[limit.kind] = (figures["dense"], figures["now"], limit.absolute(figures["dense"]))
+        return found
 
     def curves(self, found: Trace, keep: Sequence[str]) -> _Curves:
         form = ClosedForm(self.dense, self.forward, self.batches, self.examples, seed=self.seed)
@@ -217,22 +211,31 @@ class _Work:
         return _Curves(form, ours, rank_groups(self.dense, ours, form.sites, moments))
 
     def allocate(
-        self, found: Trace, curves: _Curves, limits: Mapping[str, float], allowed: Sequence[Sequence[int]]
+        self,
+        found: Trace,
+        curves: _Curves,
+        budget: Budget,
+        allowed: Sequence[Sequence[int]],
+        allocation: Allocation,
     ) -> dict[str, int]:
-        """Kept counts of the groups whose cut network, counted, holds every limit."""
+        """Kept counts of the groups whose cut network costs what every limit allows.
+
+        Layers' costs are a model of the network's; where the cut network costs more than its limit, the limit is
+        lowered by as much and the choice made again.
+        """
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
-        costs = self._costs(groups, limits)
+        costs, limits = self._costs(groups, budget)
         targets = dict(limits)
         for _ in range(CORRECTIONS):
-            removed = choose_counts(errors, costs, targets, allowed).removed
+            removed = allocation(Problem(groups, errors, costs, targets, allowed))
             kept = {
                 group.name: tuple(sorted(curves.rankings[group.name].order[n:].tolist()))
                 for group, n in zip(groups, removed.tolist(), strict=True)
             }
             plan = build_plan(self.dense, found, _decisions(found, kept, curves.rankings, ""))
             small = apply(plan, copy.deepcopy(self.dense))
-            over = {kind: self.count(kind, small) / limit for kind, limit in limits.items()}
+            over = {kind: now / limit for kind, (_, now, limit) in self.costs(budget, small).items()}
             if max(over.values()) <= 1:
                 return {d.group: len(d.kept) for d in plan.decisions}
             targets = {kind: targets[kind] * min(1.0, 0.999 / over[kind]) for kind in targets}
@@ -242,77 +245,17 @@ class _Work:
             mend="raise the budget, or lower round_to and minimum",
         )
 
-    def _costs(self, groups: Sequence[Group], limits: Mapping[str, float]) -> Costs:
+    def _costs(self, groups: Sequence[Group], budget: Budget) -> tuple[Costs, dict[str, float]]:
+        """What layers cost, and the limits, per kind of budget."""
         layers = layers_of(self.dense, groups)
-        positions = positions_per_weight(self.dense, self.forward, self.batches[0])
-        sizes = {name: p.numel() for name, p in self.dense.named_parameters()}
-        each = {
-            "macs": [float(sizes[layer.name] * positions.get(layer.name, 0)) for layer in layers],
-            "params": [float(sizes[layer.name]) for layer in layers],
-            "size": [4.0 * sizes[layer.name] for layer in layers],
-        }
-        fixed = {kind: self.count(kind, self.dense) - sum(each[kind]) for kind in limits}
-        return Costs(layers, {kind: [proportional(value) for value in each[kind]] for kind in limits}, fixed)
-
-
-def example_of(model: nn.Module, forward: Forward, batch: Any) -> Any:
-    """What ``forward`` hands to the model, two examples of it, as `neuroprune.trace` takes it."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = model.register_forward_pre_hook(
-        lambda _m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    try:
-        with evaluation(model):
-            forward(model, batch)
-    finally:
-        handle.remove()
-    args, kwargs = map_tensors(lambda x: x[:2] if x.dim() else x, calls[0])
-    if not kwargs:
-        return args
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    return dict(bound.arguments)
-
-
-def positions_per_weight(model: nn.Module, forward: Forward, batch: Any) -> dict[str, int]:
-    """Weight name -> how often each of its values is multiplied for one example."""
-    found: dict[str, int] = {}
-
-    def saw(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or not isinstance(module.weight, Tensor):
-            return
-        transposed = isinstance(module, _ConvTransposeNd)
-        value = args[0] if transposed else output
-        own = module.weight.shape[0]
-        found[f"{name}.weight"] = found.get(f"{name}.weight", 0) + value[0].numel() // own
-
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
-    hooks = [m.register_forward_hook(lambda m, a, o, n=n: saw(n, m, a, o)) for n, m in layers.items()]
-    try:
-        with evaluation(model):
-            forward(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def doubts(output: Any) -> list[str]:
-    """Why the calibration data may not be what the network was trained on; empty where nothing speaks for it."""
-    scores = next(iter(tensors_in(output)), None)
-    if scores is None or scores.dim() != 2 or scores.shape[1] < 2 or not scores.is_floating_point():
-        return []
-    share = float(scores.argmax(1).bincount().max()) / scores.shape[0]
-    sure = float(scores.float().softmax(1).max(1).values.mean())
-    if scores.shape[0] >= 16 and (share > 0.9 or sure < 1.5 / scores.shape[1]):
-        return [
-            f"the dense network gives {share:.0%} of the calibration examples the same class, with a mean "
-            f"confidence of {sure:.0%}: are they scaled and normalised as in training?"
-        ]
-    return []
-
-
-def _length(batch: Any) -> int:
-    return next((x.shape[0] for x in tensors_in(batch) if x.dim()), 1)
+        each, fixed, limits = {}, {}, {}
+        for limit in budget.limits:
+            kind = KINDS.get(limit.kind)
+            each[limit.kind] = kind.layers(layers, self.setting)
+            dense = kind.figures({"dense": self.dense}, self.setting)["dense"]
+            fixed[limit.kind] = dense - sum(one(1.0, 1.0) for one in each[limit.kind])
+            limits[limit.kind] = limit.absolute(dense)
+        return Costs(layers, each, fixed), limits
 
 
 def _allowed(group: Group, round_to: int, minimum: int) -> list[int]:

@@ -1,0 +1,73 @@
+"""What calibration batches tell: example inputs, how often each weight is used, whether the data can be right."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from neuroprune.base.modes import evaluation
+from neuroprune.graph.calls import map_tensors, tensors_in
+from neuroprune.recover.replay import Forward
+
+
+def example_of(model: nn.Module, forward: Forward, batch: Any) -> Any:
+    """What ``forward`` hands to the model, two examples of it, as `neuroprune.trace` takes it."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = model.register_forward_pre_hook(
+        lambda _m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    try:
+        with evaluation(model):
+            forward(model, batch)
+    finally:
+        handle.remove()
+    args, kwargs = map_tensors(lambda x: x[:2] if x.dim() else x, calls[0])
+    if not kwargs:
+        return args
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    return dict(bound.arguments)
+
+
+def positions_per_weight(model: nn.Module, forward: Forward, batch: Any) -> dict[str, int]:
+    """Weight name -> how often each of its values is multiplied for one example."""
+    found: dict[str, int] = {}
+
+    def saw(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or not isinstance(module.weight, Tensor):
+            return
+        transposed = isinstance(module, _ConvTransposeNd)
+        value = args[0] if transposed else output
+        own = module.weight.shape[0]
+        found[f"{name}.weight"] = found.get(f"{name}.weight", 0) + value[0].numel() // own
+
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
+    hooks = [m.register_forward_hook(lambda m, a, o, n=n: saw(n, m, a, o)) for n, m in layers.items()]
+    try:
+        with evaluation(model):
+            forward(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def doubts(output: Any) -> list[str]:
+    """Why the calibration data may not be what the network was trained on; empty where nothing speaks for it."""
+    scores = next(iter(tensors_in(output)), None)
+    if scores is None or scores.dim() != 2 or scores.shape[1] < 2 or not scores.is_floating_point():
+        return []
+    share = float(scores.argmax(1).bincount().max()) / scores.shape[0]
+    sure = float(scores.float().softmax(1).max(1).values.mean())
+    if scores.shape[0] >= 16 and (share > 0.9 or sure < 1.5 / scores.shape[1]):
+        return [
+            f"the dense network gives {share:.0%} of the calibration examples the same class, with a mean "
+            f"confidence of {sure:.0%}: are they scaled and normalised as in training?"
+        ]
+    return []
+
+
+def length_of(batch: Any) -> int:
+    return next((x.shape[0] for x in tensors_in(batch) if x.dim()), 1)
