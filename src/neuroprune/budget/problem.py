@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,9 +51,9 @@ def _left(parts: Sequence[Part], removed: np.ndarray) -> float:
     return 1.0 - sum(part.each * int(removed[part.group]) for part in parts)
 
 
-def layers_of(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:
-    """Layers with a weight that some group cuts: rows are dimension 0, columns dimension 1."""
-    sides: dict[str, tuple[list[Part], list[Part]]] = {}
+def layers_of(model: nn.Module, groups: Sequence[Group], also: Iterable[str] = ()) -> tuple[Layer, ...]:
+    """Layers with a weight that some group cuts, and the weights ``also``: rows are dimension 0, columns 1."""
+    sides: dict[str, tuple[list[Part], list[Part]]] = {name: ([], []) for name in also}
     sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for number, group in enumerate(groups):
         for part in group.slices:

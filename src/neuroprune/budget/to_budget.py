@@ -12,29 +12,32 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import nn
 
-from neuroprune.base.errors import UserError
+from neuroprune.base.errors import CutRefused, UserError
 from neuroprune.base.modes import copy_of, evaluation
 from neuroprune.base.nouns import Budget
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.base.registry import nearest
 from neuroprune.budget.allocations import ALLOCATIONS, Allocation
 from neuroprune.budget.calibration import doubts, example_of, length_of
+from neuroprune.budget.depth import Removable, choose, removable_blocks
 from neuroprune.budget.kinds import KINDS, Setting
 from neuroprune.budget.problem import Costs, Problem, layers_of
 from neuroprune.graph.calls import tensors_in
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Group, Refusal
 from neuroprune.pruning.allocate import build_plan, check_patterns
+from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.cut import provable, prove
+from neuroprune.pruning.depth import with_blocks
 from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
-from neuroprune.pruning.verify import Verification
+from neuroprune.pruning.verify import Verification, verify
 from neuroprune.recover.distill import DistillConfig, Distilled, distill
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
@@ -80,6 +83,7 @@ def prune_to_budget(
     forward: Forward = default_forward,
     recover: Rung = "closed-form",
     allocation: str = "stream",
+    depth: bool = True,
     keep: Sequence[str] = (),
     round_to: int = 1,
     minimum: int = 1,
@@ -96,8 +100,8 @@ def prune_to_budget(
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
     (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
-    allocations`). ``round_to``, ``minimum``: kept counts are multiples and at least so many. Deterministic for a
-    seed and a number of threads.
+    allocations`). ``depth``: whole blocks may go where that costs less than channels. ``round_to``, ``minimum``:
+    kept counts are multiples and at least so many. Deterministic for a seed and a number of threads.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
@@ -106,16 +110,22 @@ def prune_to_budget(
     with work.timed("trace"):
         found = provable(work.dense, trace(work.dense, work.setting.example), work.setting.example)
         check_patterns(found.groups, keep)
+        removable = removable_blocks(work.setting, keep, seed) if depth else []
     with work.timed("statistics"):
         curves = work.curves(found, keep)
     with work.timed("allocate"):
         allowed = [_allowed(one.group, round_to, minimum) for one in curves.found]
-        count = work.allocate(found, curves, budget, allowed, ALLOCATIONS.get(allocation))
+        count, gone = work.allocate(found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation))
     with work.timed("refit"):
+        curves.form.without([one.block.module for one in gone])
         recovery = curves.form.run(curves.found, count, curves.rankings, work.progress, refit=recover != "none")
     with work.timed("prove"):
         plan = build_plan(work.dense, found, _decisions(found, recovery.kept, curves.rankings, str(budget)))
-        plan, verification, refused = prove(work.dense, found, plan, work.setting.example)
+        plan, _, refused = prove(work.dense, found, plan, work.setting.example)
+        plan = _with_depth(plan, removable, gone, str(budget))
+        verification = verify(work.dense, plan, work.setting.example, found=found)
+        if not verification.exact:
+            raise CutRefused(verification.problem, where=verification.where or None)
         small = apply(plan, recovery.model)
     blocks: list[Reconstructed] = []
     if recover in ("reconstruct", "distill"):
@@ -214,30 +224,32 @@ class _Work:
         self,
         found: Trace,
         curves: _Curves,
+        removable: Sequence[Removable],
         budget: Budget,
         allowed: Sequence[Sequence[int]],
         allocation: Allocation,
-    ) -> dict[str, int]:
-        """Kept counts of the groups whose cut network costs what every limit allows.
+    ) -> tuple[dict[str, int], tuple[Removable, ...]]:
+        """Kept counts of the groups, and blocks that go, whose cut network costs what every limit allows.
 
         Layers' costs are a model of the network's; where the cut network costs more than its limit, the limit is
         lowered by as much and the choice made again.
         """
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
-        costs, limits = self._costs(groups, budget)
+        costs, limits = self._costs(groups, removable, budget)
         targets = dict(limits)
         for _ in range(CORRECTIONS):
-            removed = allocation(Problem(groups, errors, costs, targets, allowed))
+            choice = choose(Problem(groups, errors, costs, targets, allowed), removable, allocation)
             kept = {
                 group.name: tuple(sorted(curves.rankings[group.name].order[n:].tolist()))
-                for group, n in zip(groups, removed.tolist(), strict=True)
+                for group, n in zip(groups, choice.removed.tolist(), strict=True)
             }
             plan = build_plan(self.dense, found, _decisions(found, kept, curves.rankings, ""))
+            plan = with_blocks(plan, [one.block for one in choice.gone])
             small = apply(plan, copy.deepcopy(self.dense))
             over = {kind: now / limit for kind, (_, now, limit) in self.costs(budget, small).items()}
             if max(over.values()) <= 1:
-                return {d.group: len(d.kept) for d in plan.decisions}
+                return {d.group: len(d.kept) for d in plan.decisions}, choice.gone
             targets = {kind: targets[kind] * min(1.0, 0.999 / over[kind]) for kind in targets}
         raise UserError(
             "the budget is still missed after several corrections",
@@ -245,9 +257,16 @@ class _Work:
             mend="raise the budget, or lower round_to and minimum",
         )
 
-    def _costs(self, groups: Sequence[Group], budget: Budget) -> tuple[Costs, dict[str, float]]:
+    def _costs(
+        self, groups: Sequence[Group], removable: Sequence[Removable], budget: Budget
+    ) -> tuple[Costs, dict[str, float]]:
         """What layers cost, and the limits, per kind of budget."""
-        layers = layers_of(self.dense, groups)
+        blocks = [one.block.module for one in removable]
+        layers = layers_of(
+            self.dense,
+            groups,
+            [n for n, p in self.dense.named_parameters() if p.dim() > 1 and is_inside(n, blocks)],
+        )
         each, fixed, limits = {}, {}, {}
         for limit in budget.limits:
             kind = KINDS.get(limit.kind)
@@ -256,6 +275,20 @@ class _Work:
             fixed[limit.kind] = dense - sum(one(1.0, 1.0) for one in each[limit.kind])
             limits[limit.kind] = limit.absolute(dense)
         return Costs(layers, each, fixed), limits
+
+
+def _with_depth(plan: Plan, removable: Sequence[Removable], gone: Sequence[Removable], constraint: str) -> Plan:
+    """``plan`` with the blocks that go, and a decision for each that could."""
+    decisions = [
+        GroupDecision(
+            f"block:{one.block.module}", "stream_error", () if one in gone else (0,), (0,) if one in gone else (),
+            (one.error,), float("inf") if one in gone else float("-inf"),
+            "costs less than the channels that would have to go" if one in gone else "stays", constraint,
+        )
+        for one in removable
+    ]  # fmt: skip
+    plan = with_blocks(plan, [one.block for one in gone])
+    return replace(plan, decisions=(*plan.decisions, *decisions))
 
 
 def _allowed(group: Group, round_to: int, minimum: int) -> list[int]:

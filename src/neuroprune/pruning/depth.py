@@ -60,11 +60,11 @@ def prune_depth(
         )
     found, refused = find_blocks(model, example_inputs, seed=seed)
     blocks = units_of(model, found)
-    kept = _kept(model, blocks, keep)
+    kept = kept_blocks(model, blocks, keep)
     data = example_inputs if calibration is None else calibration
     scores = block_scores(model, blocks, data, criterion, statistics=statistics, seed=seed)
     wanted = _lowest(blocks, scores, ratio, kept, base.bypassed)
-    plan, verification, unproven = _prove(model, base, wanted, example_inputs)
+    plan, verification, unproven = prove_blocks(model, base, wanted, example_inputs)
     if unproven and on_refuse == "raise":
         raise CutRefused(unproven[0].reason, where=unproven[0].module)
     if not verification.exact:
@@ -129,7 +129,7 @@ def _check(ratio: float, on_refuse: str) -> None:
         raise UserError(f"unknown on_refuse {on_refuse!r}", mend="use report or raise")
 
 
-def _kept(model: nn.Module, blocks: Sequence[Block], patterns: Sequence[str]) -> set[str]:
+def kept_blocks(model: nn.Module, blocks: Sequence[Block], patterns: Sequence[str]) -> set[str]:
     """Blocks that match a pattern, or hold a module or tensor that does."""
     every = [name for names in names_of(model).values() for name in names if name]
     kept = set()
@@ -162,29 +162,30 @@ def _lowest(
     return [b for b in order if b.module not in fixed and not clashes(b)][: max(count, 0)]
 
 
-def _prove(
+def prove_blocks(
     model: nn.Module, base: Plan, wanted: Sequence[Block], example_inputs: Any
 ) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
     """``base`` without the blocks that can go: all at once, or one by one where that does not hold."""
-    plan = _with(base, wanted)
+    plan = with_blocks(base, wanted)
     verification = verify(model, plan, example_inputs)
     if verification.exact or not wanted:
         return plan, verification, ()
     taken: list[Block] = []
     refused = []
     for block in wanted:
-        alone = verify(model, _with(base, [*taken, block]), example_inputs)
+        alone = verify(model, with_blocks(base, [*taken, block]), example_inputs)
         if alone.exact:
             taken.append(block)
         else:
             parameter = next(n for n, _ in model.named_parameters() if is_inside(n, [block.module]))
             reason = f"not proven exact: {alone.problem}"
             refused.append(Refusal(parameter, -1, "verify", block.module, alone.where, reason))
-    plan = _with(base, taken)
+    plan = with_blocks(base, taken)
     return plan, verify(model, plan, example_inputs), tuple(refused)
 
 
-def _with(base: Plan, blocks: Iterable[Block]) -> Plan:
+def with_blocks(base: Plan, blocks: Iterable[Block]) -> Plan:
+    """``base``, and these blocks gone."""
     return replace(base, bypassed={**base.bypassed, **{b.module: b.returns for b in blocks}})
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from neuroprune.base.modes import evaluation
 from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.plan import Plan
 from neuroprune.recover.replay import Enough, Forward, Replay
 from neuroprune.recover.sites import Site, find_sites
@@ -110,7 +111,7 @@ def reconstruct(
     sites = find_sites(dense, lambda net: forward(net, batches[0]))
     theirs, ours = Replay(dense, forward, batches), Replay(model, forward, batches)
     layers = [site.layer for site in sites]
-    names = blocks_of(dense, sites, theirs)
+    names = [name for name in blocks_of(dense, sites, theirs) if not is_inside(name, plan.bypassed)]
     progress.start("reconstructing blocks", len(names))
     done: list[str] = []
     results = []

@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from neuroprune.base.errors import UserError
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.graph.units import Group
+from neuroprune.pruning.bypass import is_inside, silence
 from neuroprune.recover.affine import Affine
 from neuroprune.recover.design import inputs_of, matrix_of, outputs_of, positions_of, weight_of
 from neuroprune.recover.moments import DAMPING, Moments, Solution, least_squares
@@ -241,6 +242,12 @@ class ClosedForm:
         self.seed, self.damping, self.remember = seed, damping, remember
         self.fitted: list[Fitted] = []
         self.kept: dict[str, tuple[int, ...]] = {}
+        self.gone: tuple[str, ...] = ()
+
+    def without(self, blocks: Sequence[str]) -> None:
+        """These modules go whole: with their own parameters at zero they pass on what they get."""
+        silence(self.model, blocks)
+        self.gone = (*self.gone, *blocks)
 
     def run(
         self,
@@ -266,9 +273,11 @@ class ClosedForm:
         progress.start("refitting", len(self.sites))
         for number, site in enumerate(self.sites):
             read = [one for one in waiting if site.layer in one.columns]
-            changed = changed or bool(read)
+            gone = is_inside(site.layer, self.gone)
+            changed = changed or bool(read) or gone
             if changed:
-                self._site(site, read, count, theirs, ours)
+                if not gone:
+                    self._site(site, read, count, theirs, ours)
                 theirs.finish(layers[: number + 1], layers)
                 ours.finish(layers[: number + 1], layers)
             progress.advance(site.layer)

@@ -1,0 +1,182 @@
+"""Depth beside width: whole blocks compete with channels for the same budget.
+
+A block that goes saves all of its layers' cost and adds an error of its own: what its output lacks then, over the
+output's variance, which is how the errors of channels are counted too. Blocks go one by one, as long as the best
+choice of channels for what is left, with the blocks' errors, comes out better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune.base.errors import UserError
+from neuroprune.base.modes import evaluation
+from neuroprune.budget.allocations import Allocation
+from neuroprune.budget.kinds import Setting
+from neuroprune.budget.problem import LayerCost, Problem
+from neuroprune.graph.calls import tensors_in
+from neuroprune.pruning.blocks import Block, find_blocks
+from neuroprune.pruning.bypass import Bypass, is_inside
+from neuroprune.pruning.depth import kept_blocks, prove_blocks, units_of
+from neuroprune.pruning.plan import Plan
+
+#: how many blocks are tried at each step: the cheapest for what they save
+TRIED = 4
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A block that can go, and the error of its output then, over the output's variance."""
+
+    block: Block
+    error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``removed[group]``: how many units go; ``gone``: blocks that go whole; ``error``: of all that."""
+
+    removed: np.ndarray
+    gone: tuple[Removable, ...]
+    error: float
+
+
+def removable_blocks(setting: Setting, keep: Sequence[str] = (), seed: int = 0) -> list[Removable]:
+    """Blocks whose removal is proven, with the errors that it makes on the calibration batches."""
+    dense = setting.dense
+    found = units_of(dense, find_blocks(dense, setting.example, seed=seed)[0])
+    wanted = [
+        b for b in found if b.module not in kept_blocks(dense, found, _patterns(dense, keep)) and b.calls == 1
+    ]
+    plan = prove_blocks(dense, Plan.identity(dense), wanted, setting.example)[0]
+    blocks = [block for block in wanted if block.module in plan.bypassed]
+    errors = errors_without(setting, blocks)
+    return [Removable(block, errors[block.module]) for block in blocks if block.module in errors]
+
+
+def _patterns(model: nn.Module, keep: Sequence[str]) -> list[str]:
+    """Those that speak of modules or parameters; others name groups."""
+    names = [*dict(model.named_modules()), *dict(model.named_parameters())]
+    return [pattern for pattern in keep if any(fnmatch(name, pattern) for name in names)]
+
+
+def errors_without(setting: Setting, blocks: Sequence[Block]) -> dict[str, float]:
+    """Per block: squared difference of what it gives and what it is given, over the variance of what it gives.
+
+    Both less their mean over the examples of a batch, which a bias behind makes good. One pass over the batches.
+    """
+    sums: dict[str, Tensor] = {}
+    stand_ins = {block.module: Bypass(block.returns) for block in blocks}
+
+    def saw(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        pairs = zip(tensors_in(output), tensors_in(stand_ins[name](*args, **kwargs)), strict=True)
+        given, got = next((a, b) for a, b in pairs if a.is_floating_point())
+        found = torch.stack([_spread(given - got), _spread(given)])
+        sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + found
+
+    handles = [
+        setting.dense.get_submodule(name).register_forward_hook(
+            lambda _m, args, kwargs, output, n=name: saw(n, args, kwargs, output), with_kwargs=True
+        )
+        for name in stand_ins
+    ]
+    try:
+        with evaluation(setting.dense):
+            for batch in setting.batches:
+                setting.forward(setting.dense, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: float(lost / max(float(spread), 1e-30)) for name, (lost, spread) in sums.items()}
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Sum of squares about the mean over the examples (dimension 0), where there are several."""
+    value = value.double()
+    count = value.shape[0] if value.dim() else 1
+    if count < 2:
+        return value.square().sum()
+    return (value - value.mean(0)).square().sum() * count / (count - 1)
+
+
+def choose(problem: Problem, blocks: Sequence[Removable], allocation: Allocation) -> Choice:
+    """Counts by ``allocation``, and which of ``blocks`` go, so that every limit holds and the error is least.
+
+    Raises UserError where no choice holds a limit.
+    """
+    return _Chooser(problem, blocks, allocation).choice()
+
+
+class _Chooser:
+    def __init__(self, problem: Problem, blocks: Sequence[Removable], allocation: Allocation) -> None:
+        self.problem, self.blocks, self.allocation = problem, list(blocks), allocation
+        layers = problem.costs.layers
+        self.inside = {
+            one.block.module: {n for n, layer in enumerate(layers) if is_inside(layer.name, [one.block.module])}
+            for one in blocks
+        }
+        touching: dict[int, set[int]] = {}
+        for number, layer in enumerate(layers):
+            for part in (*layer.rows, *layer.columns):
+                touching.setdefault(part.group, set()).add(number)
+        self.members = {
+            name: {group for group, own in touching.items() if own <= inside}
+            for name, inside in self.inside.items()
+        }
+        self.problems: list[UserError] = []
+
+    def choice(self) -> Choice:
+        now = self._with(())
+        while left := [one for one in self.blocks if one not in now.gone]:
+            order = sorted(left, key=lambda one: self._price(one, now))
+            tried = [self._with((*now.gone, one)) for one in order[:TRIED]]
+            best = min(tried, key=lambda choice: choice.error)
+            if np.isfinite(now.error) and best.error >= now.error:
+                break
+            now = best if np.isfinite(best.error) else tried[0]
+        if not np.isfinite(now.error):
+            raise self.problems[-1]  # with as many blocks gone as there are: the least that can be reached
+        return now
+
+    def _with(self, gone: tuple[Removable, ...]) -> Choice:
+        reduced = self._without(gone)
+        try:
+            removed = self.allocation(reduced)
+        except UserError as error:
+            self.problems.append(error)
+            return Choice(np.array([a[-1] for a in reduced.allowed]), gone, float("inf"))
+        errors = sum(curve[i] for curve, i in zip(reduced.errors, removed.tolist(), strict=True))
+        return Choice(removed, gone, float(errors) + sum(one.error for one in gone))
+
+    def _without(self, gone: Sequence[Removable]) -> Problem:
+        """The same, where the layers of these blocks cost nothing and the groups inside stay as they are."""
+        layers = {n for one in gone for n in self.inside[one.block.module]}
+        groups = {g for one in gone for g in self.members[one.block.module]}
+        of: Mapping[str, Sequence[LayerCost]] = {
+            budget: [_nothing if n in layers else cost for n, cost in enumerate(costs)]
+            for budget, costs in self.problem.costs.of.items()
+        }
+        allowed = [[0] if g in groups else own for g, own in enumerate(self.problem.allowed)]
+        return replace(self.problem, costs=replace(self.problem.costs, of=of), allowed=allowed)
+
+    def _price(self, one: Removable, now: Choice) -> float:
+        """Error that the block's removal adds, per share of the limits that it frees, as things are."""
+        name, costs = one.block.module, self.problem.costs
+        spent = sum(float(self.problem.errors[g][int(now.removed[g])]) for g in self.members[name])
+        freed = sum(
+            costs.layer(budget, n, now.removed) / limit
+            for budget, limit in self.problem.limits.items()
+            for n in self.inside[name]
+        )
+        return (one.error - spent) / max(freed, 1e-30)
+
+
+def _nothing(rows: float, columns: float) -> float:
+    return 0.0
