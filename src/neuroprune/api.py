@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from neuroprune.base.progress import Progress
 from neuroprune.pipeline.choose import choose_recipe
 from neuroprune.pipeline.recipe import recipe_from
 from neuroprune.pipeline.run import run_recipe
+from neuroprune.tasks.agreement import without_labels
 from neuroprune.tasks.make import make_task
 
 __all__ = ["CompressResult", "compress"]
@@ -58,7 +59,10 @@ def compress(
     loss: Callable[[Any, Any], Tensor] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     metric: str | None = None,
-    epochs: int = 10,
+    epochs: int | None = None,
+    recover: str | None = None,
+    no_train: bool = False,
+    labels: Literal["use", "none"] = "use",
     lr: float = 1e-3,
     optimizer: str = "adamw",
     criterion: str = "activation",
@@ -81,6 +85,10 @@ def compress(
     (model -> float, higher is better) the task is a classification with cross entropy and accuracy in percent.
     ``max_drop`` is a difference of that metric in its own unit: points for accuracy, and for your ``evaluate``
     whatever it returns (with a negative squared error, by how much the error may grow); None: no limit.
+    ``epochs`` of fine-tuning: 10 by default. ``no_train``: no training at all, units are chosen and layers
+    refitted from the inputs of ``train``; ``recover``: how far to go without labels (``closed-form``,
+    ``reconstruct``, ``distill``), fine-tuning then only for ``epochs`` given. ``labels="none"``: the data need
+    hold none; the metric is the agreement with the dense network in percent, and ``max_drop`` counts its points.
     ``budget``: default half the latency. ``out``: the run's folder, by default a new one under the system's
     temporary folder, which is left there; with ``resume`` an interrupted run in it is continued.
 
@@ -91,11 +99,15 @@ def compress(
     kind = type(model).__name__
     task = make_task(
         train=train, val=val, test=test, example_inputs=example_inputs, forward=forward, loss=loss,
-        evaluate=evaluate, metric=metric, name=kind, batch_size=batch_size, seed=seed,
+        evaluate=evaluate or (_judged_later if labels == "none" else None), metric=metric, name=kind,
+        batch_size=batch_size, seed=seed,
     )  # fmt: skip
+    if labels == "none" and evaluate is None:
+        task = without_labels(task, model)
     recipe = choose_recipe(
         name=kind.strip("_") or "model", budget=budget or Budget(latency=0.5), max_drop=max_drop, epochs=epochs,
-        lr=lr, optimizer=optimizer, criterion=criterion, keep=keep, seed=seed, threads=threads,
+        recover=recover, no_train=no_train, data_labels=labels, lr=lr, optimizer=optimizer, criterion=criterion,
+        keep=keep, seed=seed, threads=threads,
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="neuroprune-")) if out is None else Path(out)
     command = f"compress(..., out={str(folder)!r}, resume=True)"
@@ -113,6 +125,10 @@ def compress(
         text=result.text,
         measurements=tuple(result.results["table"]),
     )
+
+
+def _judged_later(model: nn.Module) -> float:
+    raise AssertionError("`without_labels` gives the task its judge")
 
 
 def _check_types(model: object, budget: object) -> None:

@@ -282,7 +282,7 @@ def _with_depth(plan: Plan, removable: Sequence[Removable], gone: Sequence[Remov
     decisions = [
         GroupDecision(
             f"block:{one.block.module}", "stream_error", () if one in gone else (0,), (0,) if one in gone else (),
-            (one.error,), float("inf") if one in gone else float("-inf"),
+            (one.error,), float(np.nextafter(one.error, 1.0 + one.error)) if one in gone else 0.0,
             "costs less than the channels that would have to go" if one in gone else "stays", constraint,
         )
         for one in removable
@@ -307,7 +307,7 @@ def _decisions(
         gone = tuple(i for i in range(group.size) if i not in set(stays))
         scores = rankings[group.name].scores() if group.name in rankings else np.ones(group.size)
         reason = "least error of what consumes it" if gone else "stays whole"
-        threshold = float(scores[list(stays)].min()) if gone else float("-inf")
+        threshold = float(scores[list(stays)].min()) if gone else 0.0  # no score is below
         decisions.append(
             GroupDecision(group.name, "obs", stays, gone, tuple(map(float, scores)), threshold, reason, constraint)
         )

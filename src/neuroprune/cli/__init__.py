@@ -87,12 +87,28 @@ def compress(
     budget: Annotated[
         list[str], typer.Option(help="latency=0.5, latency=8ms, size=500KB, macs=0.3, params=0.3; repeatable")
     ],
-    max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 1.0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of accuracy that may be lost (default: 1; without labels: no limit)."),
+    ] = None,
     out: Out = None,
     weights: Weights = None,
     arg: Args = None,
     resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning.")] = 10,
+    no_train: Annotated[
+        bool,
+        typer.Option("--no-train", help="No training: layers are refitted from the inputs alone."),
+    ] = False,
+    recover: Annotated[
+        str | None,
+        typer.Option(help="Recover without labels: closed-form, reconstruct (--no-train's default) or distill."),
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="use; or none: the data need have none, agreement with the dense network counts")
+    ] = "use",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of fine-tuning (default: 10; after --no-train or --recover: 0).")
+    ] = None,
     train_epochs: Annotated[int, typer.Option(help="Train the dense network first (0: it is trained).")] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate (AdamW).")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Examples per training step.")] = 64,
@@ -117,10 +133,13 @@ def compress(
     chosen = choose_recipe(
         name=name_of(model),
         budget=Budget.parse(budget),
-        max_drop=max_drop,
+        max_drop=1.0 if max_drop is None and labels != "none" else max_drop,
         model={key: value for key, value in spec.items() if value},
         data={key: value for key, value in source.items() if value is not None},
         epochs=epochs,
+        recover=recover,
+        no_train=no_train,
+        data_labels=labels,
         train_epochs=train_epochs,
         lr=lr,
         criterion=criterion,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,12 +37,14 @@ class ModelSpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """Which data: ``spec`` as `tasks.datasets.load_task` reads it; ``limit``: only so many examples."""
+    """Which data: ``spec`` as `tasks.datasets.load_task` reads it; ``limit``: only so many examples; ``labels:
+    none``: nobody looks at them, networks are judged by their agreement with the dense one."""
 
     spec: str
     resize: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)
+    labels: Literal["use", "none"] = "use"
 
 
 class _Header(_Strict):

@@ -25,6 +25,7 @@ from neuroprune.pipeline.recipe import Recipe, StepCall
 from neuroprune.pipeline.step import STEPS
 from neuroprune.pipeline.stepprogress import StepProgress
 from neuroprune.pruning.allocate import check_patterns
+from neuroprune.tasks.agreement import without_labels
 from neuroprune.tasks.batches import RandomState
 from neuroprune.tasks.check import check_task
 from neuroprune.tasks.load import load_task
@@ -83,6 +84,8 @@ def run_recipe(
     try:
         task = task or _load_task(recipe)
         network = copy.deepcopy(model) if model is not None else _load_model(recipe)
+        if recipe.header.data is not None and recipe.header.data.labels == "none":
+            task = without_labels(task, network)
         check_task(task, network)
         _check_keep(recipe, network, task)
         folder.open(_identity(recipe, network, task), recipe.text, resume=resume)
@@ -126,6 +129,7 @@ def _load_task(recipe: Recipe) -> Task:
         batch_size=data.batch_size,
         resize=data.resize,
         limit=data.limit,
+        labels=data.labels == "use",
     )
 
 

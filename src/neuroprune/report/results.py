@@ -141,6 +141,15 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    rung: str
+    layer: str
+    before: float | None
+    after: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
 class Step:
     name: str
     title: str
@@ -167,6 +176,7 @@ class Results:
     candidates: tuple[Candidate, ...]
     units: tuple[Unit, ...]
     refused: tuple[Refused, ...]
+    recovered: tuple[Recovered, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
     document: Mapping[str, object]
@@ -208,6 +218,7 @@ def read_results(document: object) -> Results:
         candidates=r.children("candidates", _candidate),
         units=r.children("units", _unit),
         refused=r.children("refused", _refused),
+        recovered=r.children("recovered", _recovered),
         steps=r.children("steps", _step),
         notes=r.texts("notes"),
         document=r.mapping("document"),
@@ -330,6 +341,10 @@ def _unit(r: Reader) -> Unit:
 
 def _refused(r: Reader) -> Refused:
     return Refused(r.text("parameter"), r.text("operator"), r.text("module"), r.text("where"), r.text("reason"))
+
+
+def _recovered(r: Reader) -> Recovered:
+    return Recovered(r.text("rung"), r.text("layer"), r.number("before"), r.number("after"), r.text("detail"))
 
 
 def _step(r: Reader) -> Step:

@@ -10,7 +10,13 @@ from neuroprune.tasks.task import Task
 
 
 def load_task(
-    spec: str, *, seed: int = 0, batch_size: int = 64, resize: int | None = None, limit: int | None = None
+    spec: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    resize: int | None = None,
+    limit: int | None = None,
+    labels: bool = True,
 ) -> Task:
     """The data that ``spec`` names.
 
@@ -19,10 +25,10 @@ def load_task(
     ``digits``, ``mnist:FILE.npz``, ``cifar10:DIR_OR_FILE``, ``folder:DIR`` (a folder per class),
     ``npz:FILE``, ``package.module:callable`` or ``path/file.py:callable`` (returns a Task or the keyword
     arguments of ``make_task``). ``resize``: side of square images; ``limit``: at most so many examples of
-    each half of the source, stratified. Raises UserError for an unknown name (the nearest is offered),
-    missing or empty files, and whatever the loader finds wrong.
+    each half of the source, stratified; ``labels=False``: the data need have none. Raises UserError for an
+    unknown name (the nearest is offered), missing or empty files, and whatever the loader finds wrong.
     """
-    options = DataOptions(seed=seed, batch_size=batch_size, resize=resize, limit=limit)
+    options = DataOptions(seed=seed, batch_size=batch_size, resize=resize, limit=limit, labels=labels)
     head, _, rest = spec.partition(":")
     if head not in DATASETS.names() and rest and _is_code(head):
         return DATASETS.get("callable")(spec, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from neuroprune.base.errors import UserError
@@ -88,7 +89,7 @@ def unit_rows(plan: Plan) -> list[dict[str, Any]]:
     rows = []
     for decision in plan.decisions:
         kept = set(decision.kept)
-        finite = decision.threshold if decision.threshold != float("inf") else None
+        finite = decision.threshold if math.isfinite(decision.threshold) else None
         for unit, value in enumerate(decision.scores):
             rows.append(
                 {

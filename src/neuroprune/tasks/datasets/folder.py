@@ -50,7 +50,8 @@ class Listing:
 def folder(argument: str, options: DataOptions) -> Task:
     """Without train/ and test/ above the class folders: stratified 60/20/20; without val/: a tenth of train/.
 
-    Grey where all images are grey, else RGB. Images of mixed size need ``resize``.
+    Grey where all images are grey, else RGB. Images of mixed size need ``resize``. Without labels all images below
+    each folder are taken, in whatever folders they lie.
     """
     path = existing(argument, "folder", "folder:path/to/images")
     if not path.is_dir():
@@ -58,8 +59,11 @@ def folder(argument: str, options: DataOptions) -> Task:
     splits = {half: path / half for half in ("train", "val", "test") if (path / half).is_dir()}
     if "train" not in splits:
         splits = {"train": path}
-    classes = _class_names(splits["train"])
-    listings = {half: _list(where, classes).limited(options) for half, where in splits.items()}
+    classes = _class_names(splits["train"]) if options.labels else []
+    listings = {
+        half: (_list(where, classes) if options.labels else _unlabelled(where)).limited(options)
+        for half, where in splits.items()
+    }
     grey = _look(listings.values(), options)
     parts = {half: _read(listing, grey, options) for half, listing in listings.items()}
     train, val, test = _split(path.name, parts, options)
@@ -116,6 +120,18 @@ def _list(path: Path, classes: list[str]) -> Listing:
         files += found
         labels += [classes.index(name)] * len(found)
     return Listing(files, labels)
+
+
+def _unlabelled(path: Path) -> Listing:
+    """All images below ``path``, in the order of their names; whatever folders they lie in."""
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise UserError(
+            f"the folder {path} holds no images",
+            where=str(path.resolve()),
+            mend=f"add images ({', '.join(sorted(_SUFFIXES))})",
+        )
+    return Listing(found, [0] * len(found))
 
 
 def _look(listings: Iterable[Listing], options: DataOptions) -> bool:

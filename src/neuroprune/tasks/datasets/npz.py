@@ -34,11 +34,12 @@ def npz(argument: str, options: DataOptions) -> Task:
     """uint8 arrays are images ([N, H, W], [N, H, W, C] or [N, C, H, W]) and are scaled to 0..1; floats stay.
 
     ``val_x``/``val_y`` and ``test_x``/``test_y`` are used where they exist; without, validation is a
-    stratified tenth of the training examples.
+    stratified tenth of the training examples. Without labels the arrays of inputs are enough.
     """
     path = existing(argument, "npz", "npz:path/to/data.npz")
     others = ("val_x", "val_y", "test_x", "test_y")
-    arrays = read_npz(path, (("train_x", "train_y"), ("x", "y")), optional=others)
+    wanted = (("train_x", "train_y"), ("x", "y")) if options.labels else (("train_x",), ("x",))
+    arrays = read_npz(path, wanted, optional=others)
     parts = {
         half: _part(arrays, f"{half}_", path, options)
         for half in ("train", "val", "test")
@@ -58,6 +59,8 @@ def _part(arrays: dict[str, Array], half: str, path: Path, options: DataOptions)
     """The arrays ``half``x and ``half``y, looked at before they are split or shuffled."""
     names = (f"{half}x", f"{half}y")
     x, y = arrays[names[0]], arrays.get(names[1])
+    if not options.labels:
+        y = np.zeros(len(x), dtype=np.int64)
     if y is None:
         raise UserError(f"{path.name} has {names[0]} but no {names[1]}", where=str(path), mend="save both")
     labels = checked(x, y, half.rstrip("_") or "data", path, names[1])
