@@ -312,6 +312,7 @@ def _check_attempts(
             value=header.attempts,
             mend="add the step or remove attempts",
         )
-    if "fit_budget" in names and not header.budget:
-        call = steps[names.index("fit_budget")]
-        raise UserError("fit_budget has no budget to fit", where=call.where, mend="add 'budget: {latency: 0.5}'")
+    for fits in ("fit_budget", "prune_to_budget"):
+        if fits in names and not header.budget:
+            call = steps[names.index(fits)]
+            raise UserError(f"{fits} has no budget to fit", where=call.where, mend="add 'budget: {latency: 0.5}'")

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from neuroprune.base.errors import UserError
 from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
 from neuroprune.pipeline.calibrating import CalibrationOptions, calibration, judged
 from neuroprune.pipeline.context import Context
@@ -35,8 +34,6 @@ class PruneToBudgetConfig(CalibrationOptions):
     gives=("cut",),
 )
 def to_budget(context: Context, config: PruneToBudgetConfig) -> Outcome:
-    if not context.recipe.budget.limits:
-        raise UserError("prune_to_budget has no budget", where=context.name, mend="add 'budget: {macs: 0.5}'")
     result = prune_to_budget(
         context.model, calibration(context, config), context.recipe.budget, forward=context.task.forward,
         recover=config.recover, allocation=config.allocation, depth=config.depth, keep=config.keep,
