@@ -15,6 +15,8 @@ from neuroprune.budget.depth import Choice
 
 #: a budget used to this share is met well enough: the next measurement would tell nothing new
 TIGHT = 0.97
+#: share by which more is asked for with every miss after the first
+AGAIN = 0.03
 
 
 class Steering:
@@ -32,6 +34,7 @@ class Steering:
         self._best_use = 0.0
         self._failed = {kind: float("inf") for kind in limits}
         self._held = dict.fromkeys(limits, 0.0)
+        self._misses = dict.fromkeys(limits, 0)
         self._seen: set[tuple[object, ...]] = set()
         #: per kind the least share of its limit that was measured
         self.nearest = {kind: float("inf") for kind in limits}
@@ -61,6 +64,7 @@ class Steering:
         what failed before."""
         now = self.targets[kind]
         if use > 1 + 1e-9:
+            self._misses[kind] += 1
             self._failed[kind] = min(self._failed[kind], now)
         elif held:
             self._held[kind] = max(self._held[kind], now)
@@ -70,6 +74,8 @@ class Steering:
             wanted = (low + high) / 2 if high < float("inf") else max(wanted, low)
         if use > 1 + 1e-9:
             wanted = min(wanted, 0.995 * now)
+            if not low:  # the factor changes: the more often it was not enough, the further below it
+                wanted *= 1 - AGAIN * (self._misses[kind] - 1)
         self.targets[kind] = self._possible(kind, wanted)
 
     def _possible(self, kind: str, target: float) -> float:
