@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import cifar
+from measuring import cifar, latency_tables
 from measuring.children import Report, Stopped, run_child
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.shapes import shape
@@ -43,7 +43,7 @@ from neuroprune.pruning import Plan, allocate, apply, prune, score
 from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
-KEY = ("cell", "network", "share", "precision", "recover")
+KEY = latency_tables.KEY
 NETWORKS = {"shapes": ("vgg16@32", "vgg16@224", "vgg16-three@224", "resnet18@32", "resnet18@224"),
             "trained": ("resnet20@32", "resnet56@32")}  # fmt: skip
 REMOVED = (0.3, 0.5, 0.8)
