@@ -62,7 +62,7 @@ def missed(dense: nn.Module, result: ToBudgetResult) -> float:
     return float((wanted - given).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
-@pytest.mark.parametrize("kind", ["macs", "params", "size"])
+@pytest.mark.parametrize("kind", ["macs", "params"])
 def test_the_budget_holds_as_counted_and_the_model_is_left_alone(kind: str) -> None:
     model = made()
     before = copy.deepcopy(model.state_dict())
@@ -71,7 +71,7 @@ def test_the_budget_holds_as_counted_and_the_model_is_left_alone(kind: str) -> N
     assert now <= limit == pytest.approx(0.6 * dense)
     assert now > 0.4 * dense
     counted = cost(result.model, torch.zeros(1, 3, 8, 8))
-    assert now == {"macs": counted.macs, "params": counted.params, "size": counted.weight_bytes}[kind]
+    assert now == {"macs": counted.macs, "params": counted.params}[kind]
     assert result.verification.exact
     assert type(result.model) is type(model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

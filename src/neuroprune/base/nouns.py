@@ -11,11 +11,12 @@ from neuroprune.base.registry import nearest
 
 Kind = Literal["measured", "modelled", "unavailable"]
 
-#: unit -> factor to the base unit of each budget (milliseconds, bytes, plain counts)
+#: unit -> factor to the base unit of each budget (milliseconds, bytes, microjoules, plain counts)
 _UNITS: dict[str, dict[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     "size": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "memory": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "energy": {"uJ": 1.0, "mJ": 1e3, "J": 1e6},
     "macs": {"": 1, "K": 1e3, "M": 1e6, "G": 1e9},
     "params": {"": 1, "K": 1e3, "M": 1e6, "G": 1e9},
 }
@@ -23,7 +24,7 @@ _UNITS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``value``: a share of the dense network where ``relative``, else ms, bytes or a count."""
+    """At most ``value``: a share of the dense network where ``relative``, else ms, bytes, uJ or a count."""
 
     kind: str
     value: float
@@ -59,14 +60,18 @@ class Limit:
         return cls(kind, number, relative=not unit)
 
     def absolute(self, dense: float) -> float:
-        """The limit in ms, bytes or counts, given the dense network's figure in the same unit."""
+        """The limit in ms, bytes, uJ or counts, given the dense network's figure in the same unit."""
         return self.value * dense if self.relative else self.value
 
     def __str__(self) -> str:
         if self.relative:
             return f"{self.kind}={self.value:g}"
-        unit = {"latency": "ms", "size": "B", "memory": "B"}.get(self.kind, "")
-        return f"{self.kind}={self.value:g}{unit}"
+        return f"{self.kind}={self.value:g}{self.unit}"
+
+    @property
+    def unit(self) -> str:
+        """Of the limit in absolute terms; empty for counts."""
+        return next(iter(unit for unit, factor in _UNITS[self.kind].items() if factor == 1))
 
 
 class Budget:

@@ -8,7 +8,7 @@ choice of channels for what is left, with the blocks' errors, comes out better.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -41,11 +41,13 @@ class Removable:
 
 @dataclass(frozen=True)
 class Choice:
-    """``removed[group]``: how many units go; ``gone``: blocks that go whole; ``error``: of all that."""
+    """``removed[group]``: how many units go; ``gone``: blocks that go whole; ``error``: of all that; ``costs``:
+    what the model of costs says of it, per budget."""
 
     removed: np.ndarray
     gone: tuple[Removable, ...]
     error: float
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 def removable_blocks(setting: Setting, keep: Sequence[str] = (), seed: int = 0) -> list[Removable]:
@@ -114,6 +116,13 @@ def choose(problem: Problem, blocks: Sequence[Removable], allocation: Allocation
     return _Chooser(problem, blocks, allocation).choice()
 
 
+def least(problem: Problem, blocks: Sequence[Removable], allocation: Allocation) -> dict[str, float]:
+    """Per budget what is left where all blocks are gone and as many units as may go."""
+    bare = _Chooser(problem, blocks, allocation)._without(blocks)
+    most = np.array([own[-1] for own in bare.allowed], dtype=np.int64)
+    return {budget: bare.costs.total(budget, most) for budget in problem.limits}
+
+
 class _Chooser:
     def __init__(self, problem: Problem, blocks: Sequence[Removable], allocation: Allocation) -> None:
         self.problem, self.blocks, self.allocation = problem, list(blocks), allocation
@@ -153,7 +162,8 @@ class _Chooser:
             self.problems.append(error)
             return Choice(np.array([a[-1] for a in reduced.allowed]), gone, float("inf"))
         errors = sum(curve[i] for curve, i in zip(reduced.errors, removed.tolist(), strict=True))
-        return Choice(removed, gone, float(errors) + sum(one.error for one in gone))
+        costs = {budget: reduced.costs.total(budget, removed) for budget in reduced.limits}
+        return Choice(removed, gone, float(errors) + sum(one.error for one in gone), costs)
 
     def _without(self, gone: Sequence[Removable]) -> Problem:
         """The same, where the layers of these blocks cost nothing and the groups inside stay as they are."""

@@ -1,6 +1,6 @@
 """Places where a network runs: what it costs there, and what the figures rest on."""
 
 from neuroprune.devices import local as _local  # noqa: F401  (fills the registry)
-from neuroprune.devices._base import DEVICES, Device, Latency, Memory
+from neuroprune.devices._base import DEVICES, Device, Inputs, Latency, Memory, inputs_of
 
-__all__ = ["DEVICES", "Device", "Latency", "Memory"]
+__all__ = ["DEVICES", "Device", "Inputs", "Latency", "Memory", "inputs_of"]

@@ -38,21 +38,34 @@ class Memory:
     source: str
 
 
+Inputs = Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]]
+
+
+def inputs_of(inputs: Inputs, name: str) -> Sequence[np.ndarray]:
+    """The arrays of one file: its own where ``inputs`` tells files apart, else the ones of all."""
+    return inputs[name] if isinstance(inputs, Mapping) else inputs
+
+
 class Device(Protocol):
     """One place to run."""
 
     @property
     def name(self) -> str: ...
 
+    def facts(self) -> dict[str, str | int | None]:
+        """What its figures rest on (processor, runtime and its version): figures taken under other facts say
+        nothing about it. Plain JSON."""
+        ...
+
     def measure(
         self,
         files: Mapping[str, Path],
-        inputs: Sequence[np.ndarray],
+        inputs: Inputs,
         *,
         threads: int = 1,
         seconds: float = 3.0,
     ) -> dict[str, Latency]:
-        """Time all ``files`` on the same ``inputs``, interleaved, for ``seconds`` in all.
+        """Time all ``files``, interleaved, for ``seconds`` in all, on the same ``inputs`` or each on its own.
 
         The figures of one call may be compared with each other; those of two calls may not. Raises UserError
         when a file cannot be loaded or refuses the inputs.

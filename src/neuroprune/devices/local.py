@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from neuroprune.base.errors import UserError
-from neuroprune.devices._base import DEVICES, Latency, Memory
+from neuroprune.devices._base import DEVICES, Inputs, Latency, Memory, inputs_of
+from neuroprune.devices.facts import machine_facts
 from neuroprune.export.onnx import OnnxExport
 
 _RUNNER = Path(__file__).with_name("runner.py")
@@ -25,10 +26,15 @@ class LocalDevice:
 
     name = "local"
 
+    def facts(self) -> dict[str, str | int | None]:
+        """See ``Device.facts``."""
+        facts = machine_facts()
+        return {key: facts[key] for key in ("cpu", "onnxruntime")}
+
     def measure(
         self,
         files: Mapping[str, Path],
-        inputs: Sequence[np.ndarray],
+        inputs: Inputs,
         *,
         threads: int = 1,
         seconds: float = 3.0,
@@ -44,8 +50,8 @@ class LocalDevice:
                 value=f"threads={threads}, seconds={seconds}",
                 mend="give at least one thread, and seconds that are not negative",
             )
-        for path in files.values():
-            OnnxExport().load(path, threads).run(inputs)  # one clear error before the clock starts
+        for name, path in files.items():
+            OnnxExport().load(path, threads).run(inputs_of(inputs, name))  # clear errors before the clock starts
         paths = {name: str(path) for name, path in files.items()}
         rows = runner.measure_latency(paths, inputs, threads, seconds)
         return {name: _latency(row) for name, row in rows.items()}

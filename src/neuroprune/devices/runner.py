@@ -51,7 +51,8 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dic
     Round robin in small blocks, each round starting with another function, so that drift of the machine (clock,
     heat, neighbours) and what a predecessor leaves in the caches meet all of them alike.
     """
-    blocks = {name: _warm_up(call) for name, call in calls.items()}
+    share = seconds / max(len(calls), 1)
+    blocks = {name: _warm_up(call, share) for name, call in calls.items()}
     samples: dict[str, list[tuple[int, int]]] = {name: [] for name in calls}
     order = list(calls)
     collecting = gc.isenabled()
@@ -70,13 +71,18 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dic
     return {name: np.array(pairs, dtype=np.int64) for name, pairs in samples.items()}
 
 
-def _warm_up(call: Callable[[], object]) -> int:
-    """Run until caches and memory pools are filled; return how many calls make one block."""
+def _warm_up(call: Callable[[], object], share: float) -> int:
+    """Run until caches and memory pools are filled; return how many calls make one block.
+
+    ``share``: seconds that there are for this function: many files in little time are not warmed up longer than
+    they are timed, nor in blocks that would make the rounds longer than that.
+    """
     runs, start = 0, time.perf_counter()
-    while runs < 2 or time.perf_counter() - start < WARM_UP_SECONDS:
+    while runs < 2 or time.perf_counter() - start < min(WARM_UP_SECONDS, share):
         call()
         runs += 1
-    return max(1, int(BLOCK_SECONDS * runs / (time.perf_counter() - start)))
+    block = min(BLOCK_SECONDS, share / MINIMUM_ROUNDS)
+    return max(1, int(block * runs / (time.perf_counter() - start)))
 
 
 def _block(call: Callable[[], object], runs: int, samples: list[tuple[int, int]]) -> None:
@@ -131,11 +137,16 @@ def measure_memory(path: str, inputs: Sequence[np.ndarray], threads: int) -> dic
 
 
 def measure_latency(
-    files: Mapping[str, str], inputs: Sequence[np.ndarray], threads: int, seconds: float
+    files: Mapping[str, str],
+    inputs: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]],
+    threads: int,
+    seconds: float,
 ) -> dict[str, dict[str, float | int]]:
-    calls = {name: caller(path, inputs, threads) for name, path in files.items()}
-    batch = len(inputs[0]) if len(inputs) and np.ndim(inputs[0]) else 1
-    return {name: summary(pairs, threads, batch) for name, pairs in interleave(calls, seconds).items()}
+    """``inputs``: of all files, or of each by its name."""
+    given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(files, inputs)
+    calls = {name: caller(path, given[name], threads) for name, path in files.items()}
+    batches = {name: len(x[0]) if len(x) and np.ndim(x[0]) else 1 for name, x in given.items()}
+    return {name: summary(pairs, threads, batches[name]) for name, pairs in interleave(calls, seconds).items()}
 
 
 def main() -> None:

@@ -263,12 +263,12 @@ def _check_budget(header: _Header, marks: dict[marked_yaml.Path, str], name: str
             Budget(**{kind: text})
         except UserError as error:
             raise UserError(error.what, where=where, value=text, mend=error.mend) from None
-        if kind == "memory":
+        if kind in ("memory", "energy"):
             raise UserError(
-                "a memory budget cannot be met yet: it needs the memory planner of the device models",
+                f"{kind} budget: no step of a recipe can meet one yet",
                 where=where,
                 value=text,
-                mend="use latency, size, macs or params; the report shows the peak memory",
+                mend="use latency, size, macs or params; neuroprune.prune_to_budget takes all kinds",
             )
 
 

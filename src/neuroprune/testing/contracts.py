@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,16 @@ class DeviceContract:
         memory = device.memory(paths["wide"], inputs, threads=1)
         assert memory.peak >= memory.baseline > 0
         assert memory.source
+
+    def test_files_with_inputs_of_their_own_are_timed_in_one_call(self, tmp_path: Path) -> None:
+        paths, inputs = {}, {}
+        for label, width in (("narrow", 2), ("wide", 8)):
+            paths[label], inputs[label] = tmp_path / label, [torch.randn(width, width).numpy()]
+            EXPORTS.get(self.export).write(nn.Linear(width, 3), (torch.randn(2, width),), paths[label])
+        found = DEVICES.get(self.name).measure(paths, inputs, threads=1, seconds=0.05)
+        assert {name: latency.batch for name, latency in found.items()} == {"narrow": 2, "wide": 8}
+
+    def test_it_says_what_its_figures_rest_on(self) -> None:
+        facts = DEVICES.get(self.name).facts()
+        assert facts == DEVICES.get(self.name).facts() != {}
+        assert json.loads(json.dumps(facts)) == facts

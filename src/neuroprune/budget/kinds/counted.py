@@ -1,4 +1,4 @@
-"""Multiply-accumulates, parameters and their bytes: counted from shapes."""
+"""Multiply-accumulates and parameters: counted from shapes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from neuroprune.base.nouns import Cost
 from neuroprune.budget.calibration import positions_per_weight
+from neuroprune.budget.exported import Variant
 from neuroprune.budget.kinds._base import KINDS, Setting
 from neuroprune.budget.problem import Layer, LayerCost, proportional
 from neuroprune.graph.cost import cost
@@ -22,9 +21,10 @@ class Counted:
     figure: Callable[[Cost], float]
     of_layer: Callable[[int, int], float]
     label: Literal["measured"] = "measured"
+    noise: float = 0.0
 
-    def figures(self, models: Mapping[str, nn.Module], setting: Setting) -> dict[str, float]:
-        return {name: float(self.figure(cost(model, setting.example))) for name, model in models.items()}
+    def figures(self, variants: Mapping[str, Variant], setting: Setting) -> dict[str, float]:
+        return {name: float(self.figure(cost(one.model, setting.example))) for name, one in variants.items()}
 
     def layers(self, layers: Sequence[Layer], setting: Setting) -> Sequence[LayerCost]:
         uses = positions_per_weight(setting.dense, setting.forward, setting.batches[0])
@@ -37,7 +37,4 @@ KINDS.register("macs", summary="multiply-accumulates per example, counted")(
 )
 KINDS.register("params", summary="parameters, counted")(
     Counted(lambda counted: counted.params, lambda size, uses: float(size))
-)
-KINDS.register("size", summary="bytes of the parameters in fp32, counted")(
-    Counted(lambda counted: counted.weight_bytes, lambda size, uses: 4.0 * size)
 )
