@@ -130,9 +130,7 @@ def _aligned(values: np.ndarray, groups: Sequence[int], axes: Sequence[int]) -> 
     return values.transpose(order).reshape(shape)
 
 
-def _sorted_in(
-    axes: list[int], costs: np.ndarray, errors: np.ndarray, limit: float
-) -> tuple[_Table, np.ndarray]:
+def _sorted_in(axes: list[int], costs: np.ndarray, errors: np.ndarray, limit: float) -> tuple[_Table, np.ndarray]:
     """Entries in the intervals of their costs. Neighbours may meet there, every other one cannot: two rounds."""
     intervals = costs.shape[-1]
     place = np.minimum(costs * (intervals / max(limit, 1e-300)), intervals - 1).astype(np.int64)

@@ -13,6 +13,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,8 @@ from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.base.registry import nearest
 from neuroprune.budget.allocations import ALLOCATIONS, Allocation
 from neuroprune.budget.calibration import doubts, example_of, length_of
+from neuroprune.budget.curves import Sensitivity
+from neuroprune.budget.evidence import Evidence, curves_from
 from neuroprune.budget.kinds import KINDS, Setting
 from neuroprune.budget.problem import Costs, Problem, layers_of
 from neuroprune.graph.calls import tensors_in
@@ -80,6 +83,7 @@ def prune_to_budget(
     forward: Forward = default_forward,
     recover: Rung = "closed-form",
     allocation: str = "stream",
+    sensitivity: Sensitivity | Path | str | None = None,
     keep: Sequence[str] = (),
     round_to: int = 1,
     minimum: int = 1,
@@ -96,13 +100,15 @@ def prune_to_budget(
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
     (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
-    allocations`). ``round_to``, ``minimum``: kept counts are multiples and at least so many. Deterministic for a
-    seed and a number of threads.
+    allocations`); ``sensitivity``: curves, or the file with them, for ``allocation="sensitivity"``, which measures
+    them where none are given. ``round_to``, ``minimum``: kept counts are multiples and at least so many.
+    Deterministic for a seed and a number of threads.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
     work = _Work(model, batches, forward, seed, progress or SilentProgress())
     work.check(budget, recover, allocation)
+    measured = curves_from(sensitivity)
     with work.timed("trace"):
         found = provable(work.dense, trace(work.dense, work.setting.example), work.setting.example)
         check_patterns(found.groups, keep)
@@ -110,7 +116,7 @@ def prune_to_budget(
         curves = work.curves(found, keep)
     with work.timed("allocate"):
         allowed = [_allowed(one.group, round_to, minimum) for one in curves.found]
-        count = work.allocate(found, curves, budget, allowed, ALLOCATIONS.get(allocation))
+        count = work.allocate(found, curves, budget, allowed, ALLOCATIONS.get(allocation), measured)
     with work.timed("refit"):
         recovery = curves.form.run(curves.found, count, curves.rankings, work.progress, refit=recover != "none")
     with work.timed("prove"):
@@ -217,6 +223,7 @@ class _Work:
         budget: Budget,
         allowed: Sequence[Sequence[int]],
         allocation: Allocation,
+        measured: Sensitivity | None = None,
     ) -> dict[str, int]:
         """Kept counts of the groups whose cut network costs what every limit allows.
 
@@ -226,9 +233,13 @@ class _Work:
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
         costs, limits = self._costs(groups, budget)
+        orders = [curves.rankings[group.name].order for group in groups]
+        known = Evidence(
+            self.dense, found, groups, orders, self.forward, self.batches, self.seed, self.progress, measured
+        )
         targets = dict(limits)
         for _ in range(CORRECTIONS):
-            removed = allocation(Problem(groups, errors, costs, targets, allowed))
+            removed = allocation(Problem(groups, errors, costs, targets, allowed, known))
             kept = {
                 group.name: tuple(sorted(curves.rankings[group.name].order[n:].tolist()))
                 for group, n in zip(groups, removed.tolist(), strict=True)
@@ -237,6 +248,7 @@ class _Work:
             small = apply(plan, copy.deepcopy(self.dense))
             over = {kind: now / limit for kind, (_, now, limit) in self.costs(budget, small).items()}
             if max(over.values()) <= 1:
+                self.notes += known.unused()
                 return {d.group: len(d.kept) for d in plan.decisions}
             targets = {kind: targets[kind] * min(1.0, 0.999 / over[kind]) for kind in targets}
         raise UserError(

@@ -18,7 +18,7 @@ HALVINGS = 53
 def least_level(problem: Problem, wanted: Wanted) -> np.ndarray:
     """[groups]: removed units at the least level that holds every budget, found by bisection.
 
-    What a level asks for becomes the largest allowed count that is not more, so that counts never fall as the level
+    What a level asks for becomes the largest allowed count that is not more, so that counts never fall as it
     rises. Raises UserError where no level holds a budget.
     """
     check_reachable(problem.costs, problem.limits, problem.allowed)
