@@ -1,4 +1,4 @@
-"""What a network loses when one group alone is cut, against the share that goes: curves as data, JSON in and out."""
+"""What a network loses when one group alone is cut, against the share that goes: curves as data, with JSON."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Sensitivity:
         return replace(self, curves=tuple(curves))
 
     def ranked(self) -> list[Curve]:
-        """Most sensitive first: by the mean over the ratios of what is lost of the metric, or of the divergence."""
+        """Most sensitive first, by `damage`."""
         return sorted(self.curves, key=lambda curve: -self.damage(curve))
 
     def damage(self, curve: Curve) -> float:
@@ -99,7 +99,7 @@ class Sensitivity:
         return float(np.mean(lost)) if lost else 0.0
 
     def errors(self, groups: Sequence[Group]) -> list[np.ndarray]:
-        """Per group [units + 1], for allocation. Raises UserError where a group's curve is absent or not finished."""
+        """Per group [units + 1], for allocation. Raises UserError where a curve is absent or not finished."""
         found = {curve.group: curve for curve in self.curves}
         if not self.complete:
             raise UserError(

@@ -44,7 +44,7 @@ class Evidence:
     _asked: bool = False
 
     def scores(self, criterion: str) -> list[np.ndarray]:
-        """[units] per group, larger means keep. Raises UserError where the criterion cannot be had without labels."""
+        """[units] per group, larger means keep. Raises UserError where the criterion needs labels."""
         if criterion not in self._scores:
             names = {group.name for group in self.groups}
             others = [group.name for group in self.found.groups if group.name not in names]

@@ -3,9 +3,9 @@
 Groups are decided one after another (units go in their order of removal, so a group is a count: the prefix
 constraint of HALP, Shen et al. 2022). A table holds, for every combination of counts of the groups on the frontier
 (those that still share a layer with an undecided one) and for every interval of cost, the least error, as in the
-knapsack problem. A layer's cost is added when its last group is decided, so that chains, trees and hubs with leaves
-are solved as they are. Costs are never rounded: each entry carries its own, and the intervals only decide which
-entries compete. Without competition in an interval (few choices) the result is the optimum.
+knapsack problem. A layer's cost is added when its last group is decided, so chains, trees and hubs with leaves are
+solved as they are. Costs are never rounded: each entry carries its own, and the intervals only decide which entries
+compete. Without competition in an interval (few choices) the result is the optimum.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Table:
 def least_error(
     choices: Mapping[int, int], terms: Sequence[Term], order: Order, limit: float
 ) -> dict[int, int] | None:
-    """Group -> number of its choice: the least sum of errors whose costs are at most ``limit``; None: there is none.
+    """Group -> number of its choice, for the least sum of errors whose costs are at most ``limit``; None: no such.
 
     Costs must not be negative. ``choices``: how many each group has; ``order``: of `order_of`.
     """

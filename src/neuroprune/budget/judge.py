@@ -29,7 +29,7 @@ class Judged:
 
 
 class Judge:
-    """Holds the dense network's outputs on ``batches``. ``evaluate``: a figure of the user's own, higher is better.
+    """Holds the dense network's outputs on ``batches``. ``evaluate``: the user's own figure, higher is better.
 
     ``labelled``: the batches hold class indices that fit the outputs, and ``labels`` allows to look at them.
     ``dense``: the dense network's ``metric``, in ``unit``. Raises UserError where its outputs are not finite.

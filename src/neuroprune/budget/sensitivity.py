@@ -62,10 +62,11 @@ def sensitivity(
     >>> curves = sensitivity(model, list(images.split(128)), out="sensitivity.json")      # doctest: +SKIP
     >>> [curve.group for curve in curves.ranked()]                                        # doctest: +SKIP
 
-    ``batches``: as ``forward(model, batch)`` takes them. What is measured is always how far the outputs are from the
-    dense network's; and accuracy, where ``batch[1]`` holds class indices for the output's scores (unless ``labels``
-    is False), or ``evaluate(model)`` (higher is better). ``criterion``: in which order units go. ``recover``: layers
-    that read the group are fitted again by least squares, so that a curve shows what a refit cannot repair.
+    ``batches``: as ``forward(model, batch)`` takes them. What is measured is always how far the outputs are from
+    the dense network's; and accuracy, where ``batch[1]`` holds class indices for the output's scores (unless
+    ``labels`` is False), or ``evaluate(model)`` (higher is better). ``criterion``: in which order units go.
+    ``recover``: layers that read the group are fitted again by least squares, so that a curve shows what a refit
+    cannot repair.
     ``keep``: groups that are not looked at. ``out``: JSON file, written after every point; ``resume``: go on with
     the points in it; it ends as if it had never been stopped. Costs a pass over ``batches`` per group and ratio;
     the dense outputs are held in memory.

@@ -25,7 +25,7 @@ CHECKS = 200
 
 @dataclass(frozen=True)
 class _Moves:
-    """Other counts of single groups. ``gain``: error that goes; ``cost``: [moves, budgets], in shares of dense; the
+    """Other counts of single groups. ``gain``: error that goes; ``cost``: [moves, budgets] in shares of dense. The
     first moves nothing, so that a pair with it is a single move."""
 
     group: np.ndarray
@@ -45,7 +45,7 @@ def swapped(solver: _Solver, removed: np.ndarray, limits: np.ndarray) -> np.ndar
 
 
 def _linked(solver: _Solver) -> np.ndarray:
-    """bool [groups + 1, groups + 1]: they share a layer, so their costs do not simply add. The last is no group."""
+    """bool [groups + 1, groups + 1]: they share a layer, so costs do not simply add; the last is no group."""
     shared = np.zeros((len(solver.errors) + 1, len(solver.costs.layers)))
     for group, layers in enumerate(solver.touching):
         shared[group, layers] = 1
