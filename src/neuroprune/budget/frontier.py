@@ -4,7 +4,7 @@ Groups are decided one after another (units go in their order of removal, so a g
 constraint of HALP, Shen et al. 2022). A table holds, for every combination of counts of the groups on the frontier
 (those that still share a layer with an undecided one) and for every interval of cost, the least error, as in the
 knapsack problem. A layer's cost is added when its last group is decided, so chains, trees and hubs with leaves are
-solved as they are. Costs are never rounded: each entry carries its own, and the intervals only decide which entries
+solved as they are. Costs are never rounded: each entry carries its own, and intervals only decide which entries
 compete. Without competition in an interval (few choices) the result is the optimum.
 """
 
