@@ -27,7 +27,7 @@ def least_level(problem: Problem, wanted: Wanted) -> np.ndarray:
     def counts(level: float) -> np.ndarray:
         asked = wanted(level)
         return np.array(
-            [a[np.searchsorted(a, w + 1e-9, side="right") - 1] for a, w in zip(allowed, asked, strict=True)],
+            [a[np.searchsorted(a, w * (1 + 1e-9), side="right") - 1] for a, w in zip(allowed, asked, strict=True)],
             dtype=np.int64,
         )
 
