@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from neuroprune.base.progress import Progress
+from neuroprune.budget.calibration import length_of
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.judge import Judge
 from neuroprune.budget.sensitivity import RATIOS, Analysis, refit_of, started
@@ -19,6 +20,10 @@ from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
 from neuroprune.pruning.score import gather, score
 from neuroprune.recover.replay import Forward
+
+
+#: that curves are measured on where none are given: a pass over them is made for every group and ratio
+EXAMPLES = 512
 
 
 def curves_from(given: Sensitivity | Path | str | None) -> Sensitivity | None:
@@ -54,7 +59,7 @@ class Evidence:
         return self._scores[criterion]
 
     def curves(self) -> list[np.ndarray]:
-        """[units + 1] per group: the given curves, or measured now, what reads a group fitted again each time."""
+        """[units + 1] per group: the given curves, or measured now on some of the examples, with a refit each time."""
         self._asked = True
         if self.given is None:
             self.given = self._measured()
@@ -67,10 +72,15 @@ class Evidence:
         return ["the sensitivity curves that were given were not used: give allocation='sensitivity' too"]
 
     def _measured(self) -> Sensitivity:
-        judge = Judge(self.dense, self.forward, self.batches, labels=False)
-        refit = refit_of(self.dense, self.found, self.forward, self.batches, self.seed)
+        batches = self._some_batches()
+        judge = Judge(self.dense, self.forward, batches, labels=False)
+        refit = refit_of(self.dense, self.found, self.forward, batches, self.seed)
         without = Without(self.dense, self.found, refit)
         orders = {group.name: order for group, order in zip(self.groups, self.orders, strict=True)}
         groups = [group for group in self.groups if group.size > 1]
         start = started(groups, without, judge, {"ratios": list(RATIOS)}, {})
         return Analysis(without, judge, orders, self.progress).run(start)
+
+    def _some_batches(self) -> list[Any]:
+        lengths = np.cumsum([length_of(batch) for batch in self.batches])
+        return list(self.batches[: int(np.searchsorted(lengths, EXAMPLES)) + 1])

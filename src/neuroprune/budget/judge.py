@@ -73,7 +73,8 @@ class Judge:
                 hits, count = hits + right, count + of
         metric = 100.0 * hits / count if count else None
         if self.evaluate is not None:
-            metric = self.evaluate(model, cast(Batches, ()))
+            with evaluation(model):
+                metric = self.evaluate(model, cast(Batches, ()))
         divergence = gap / (energy or 1.0)
         agreement = 100.0 * same / predictions if predictions else None
         return Judged(divergence if math.isfinite(divergence) else None, agreement, metric)

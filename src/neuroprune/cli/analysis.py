@@ -51,7 +51,7 @@ def sensitivity(
     network = load_model(model, weights=weights, kwargs=constructor_arguments(arg), seed=seed)
     task = load_task(data, seed=seed, batch_size=batch_size, resize=resize, limit=limit)
     found = sensitivity_into(
-        folder, network, task, options, title=name_of(model), labels=labels == "data", resume=resume,
+        folder, network, task, options, title=Path(model).name, labels=labels == "data", resume=resume,
         threads=threads, progress=RichProgress(), command=resume_command(folder, given=out is not None),
     )  # fmt: skip
     typer.echo("\n".join(summary_lines(found, folder)))
