@@ -83,7 +83,7 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
         "tokens": torch.randn(2, 5, 6),
     }
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(block, names)  # the documents' own code, not somebody's input
     assert names["result"].verification.exact

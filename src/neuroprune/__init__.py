@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neuroprune.api import CompressResult, compress
     from neuroprune.base.errors import BudgetNotMet, CutRefused, NeuropruneError, UserError
     from neuroprune.base.nouns import Budget, Cost, Measurement
+    from neuroprune.budget.sensitivity import Sensitivity, sensitivity
     from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
@@ -37,6 +38,7 @@ _WHERE = {
         "save_exported",
         "verify",
     ),
+    "neuroprune.budget.sensitivity": ("Sensitivity", "sensitivity"),
     "neuroprune.budget.to_budget": ("ToBudgetResult", "prune_to_budget"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -53,6 +55,7 @@ __all__ = [
     "Plan",
     "PruneResult",
     "Refusal",
+    "Sensitivity",
     "ToBudgetResult",
     "Trace",
     "UserError",
@@ -64,6 +67,7 @@ __all__ = [
     "prune_to_budget",
     "restore",
     "save_exported",
+    "sensitivity",
     "trace",
     "verify",
 ]

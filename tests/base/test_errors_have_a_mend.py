@@ -14,7 +14,19 @@ ROOT = Path(neuroprune.__file__).parent
 
 @pytest.mark.parametrize(
     "room",
-    ["base", "graph", "tasks", "pruning", "recover", "export", "devices", "compression", "report", "pipeline"],
+    [
+        "base",
+        "graph",
+        "tasks",
+        "pruning",
+        "recover",
+        "budget",
+        "export",
+        "devices",
+        "compression",
+        "report",
+        "pipeline",
+    ],
 )
 def test_every_user_error_has_a_mend(room: str) -> None:
     without = []

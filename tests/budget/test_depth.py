@@ -111,7 +111,7 @@ def problem(seed: int, share: float) -> tuple[Problem, list[Removable]]:
         for g in range(3)
     ]
     allowed = [list(range(n)) for n in sizes]
-    return Problem((), errors, costs, {"macs": share * total}, allowed), blocks  # type: ignore[arg-type]
+    return Problem((), errors, costs, {"macs": share * total}, allowed, None), blocks  # type: ignore[arg-type]
 
 
 def best(given: Problem, blocks: list[Removable]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -69,6 +70,23 @@ def proportional(dense: float) -> LayerCost:
     return lambda rows, columns: dense * rows * columns
 
 
+class Known(Protocol):
+    """What else may be asked about the network, worked out when it is first asked for (`evidence.py`)."""
+
+    @property
+    def dense(self) -> nn.Module:
+        """The network, in evaluation mode; not to be written to."""
+        ...
+
+    def scores(self, criterion: str) -> Sequence[np.ndarray]:
+        """[units] per group of the problem, larger means keep: as `neuroprune.pruning.score` gives them."""
+        ...
+
+    def curves(self) -> Sequence[np.ndarray]:
+        """Per group, [units + 1]: measured error of the outputs after i of its units alone are gone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Problem:
     """``errors[g][i]``: error after i units of group g are gone; ``limits[budget]``: what ``costs`` may come to;
@@ -79,3 +97,4 @@ class Problem:
     costs: Costs
     limits: Mapping[str, float]
     allowed: Sequence[Sequence[int]]
+    known: Known

@@ -3,7 +3,8 @@
 Minimise sum_g error_g(kept_g) subject to cost_b(kept) <= budget_b. The cost of a layer is a function of how much
 of its inputs and outputs is left, so groups that share a layer are coupled: at given prices per budget every group
 in turn takes its best count with the others as they are, until none changes (Lagrangian relaxation, Everett 1963);
-the prices are found by bisection, and what is left over at the end is spent greedily, one step at a time.
+the prices are found by bisection, what is left over at the end is spent greedily, one step at a time, and pairs of
+groups exchange units as long as that gains (`swap.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from neuroprune.base.errors import UserError
 from neuroprune.budget.problem import Costs
+from neuroprune.budget.swap import swapped
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,15 @@ def choose_counts(
 
     Raises UserError when a budget lies below what the largest allowed removals give.
     """
+    check_reachable(costs, budgets, allowed)
     solver = _Solver(errors, costs, list(budgets), [np.array(a) for a in allowed])
-    most = np.array([a[-1] for a in allowed])
+    removed = solver.within(np.array(list(budgets.values())))
+    return Choice(removed, {n: costs.total(n, removed) for n in budgets}, solver.error(removed))
+
+
+def check_reachable(costs: Costs, budgets: Mapping[str, float], allowed: Sequence[Sequence[int]]) -> None:
+    """Raises UserError when a budget lies below what the largest allowed removals give."""
+    most = np.array([a[-1] for a in allowed], dtype=np.int64)
     for name, limit in budgets.items():
         least = costs.total(name, most)
         if least > limit * (1 + 1e-9):
@@ -43,8 +52,6 @@ def choose_counts(
                 value=f"{limit:.6g}, and the least is {least:.6g}",
                 mend="raise it, lower the minimum of kept channels, or let more layers be cut",
             )
-    removed = solver.within(np.array(list(budgets.values())))
-    return Choice(removed, {n: costs.total(n, removed) for n in budgets}, solver.error(removed))
 
 
 class _Solver:
@@ -102,7 +109,7 @@ class _Solver:
             weights = weights * pressure**4
             weights /= weights.sum()
         assert best is not None
-        return self._spend(best, limits)
+        return swapped(self, self._spend(best, limits), limits)
 
     def _bisected(self, weights: np.ndarray, limits: np.ndarray) -> np.ndarray:
         low, high = 0.0, 1.0

@@ -13,6 +13,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,9 @@ from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.base.registry import nearest
 from neuroprune.budget.allocations import ALLOCATIONS, Allocation
 from neuroprune.budget.calibration import doubts, example_of, length_of
+from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.depth import Choice, Removable, choose, least, removable_blocks
+from neuroprune.budget.evidence import Evidence, curves_from
 from neuroprune.budget.exported import Variant
 from neuroprune.budget.kinds import KINDS, Setting
 from neuroprune.budget.problem import Costs, Problem, layers_of
@@ -86,6 +89,7 @@ def prune_to_budget(
     forward: Forward = default_forward,
     recover: Rung = "closed-form",
     allocation: str = "stream",
+    sensitivity: Sensitivity | Path | str | None = None,
     depth: bool = True,
     keep: Sequence[str] = (),
     round_to: RoundTo = "auto",
@@ -104,15 +108,17 @@ def prune_to_budget(
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
     (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
-    allocations`). ``depth``: whole blocks may go where that costs less than channels. ``round_to``, ``minimum``:
-    kept counts are multiples and at least so many; ``auto`` takes what the runtime's kernels compute in blocks
-    where latency is limited, else 1. ``target``: device, threads and precision that measured budgets are about.
-    Deterministic for a seed and a number of threads where figures are counted.
+    allocations`); ``sensitivity``: curves, or the file with them, for ``allocation="sensitivity"``, which measures
+    them where none are given. ``depth``: whole blocks may go where that costs less than channels. ``round_to``,
+    ``minimum``: kept counts are multiples and at least so many; ``auto`` takes what the runtime's kernels compute
+    in blocks where latency is limited, else 1. ``target``: device, threads and precision that measured budgets
+    are about. Deterministic for a seed and a number of threads where figures are counted.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
     work = _Work(model, batches, forward, seed, progress or SilentProgress(), target or Target())
     work.check(budget, recover, allocation)
+    measured = curves_from(sensitivity)
     with work.timed("trace"):
         found = provable(work.dense, trace(work.dense, work.setting.example), work.setting.example)
         check_patterns(found.groups, keep)
@@ -122,7 +128,9 @@ def prune_to_budget(
     with work.timed("allocate"):
         multiples = [work.multiple(one.group, budget, round_to) for one in curves.found]
         allowed = [_allowed(one.group, n, minimum) for one, n in zip(curves.found, multiples, strict=True)]
-        count, gone = work.allocate(found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation))
+        count, gone = work.allocate(
+            found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation), measured
+        )
     with work.timed("refit"):
         curves.form.without([one.block.module for one in gone])
         recovery = curves.form.run(curves.found, count, curves.rankings, work.progress, refit=recover != "none")
@@ -264,6 +272,7 @@ class _Work:
         budget: Budget,
         allowed: Sequence[Sequence[int]],
         allocation: Allocation,
+        measured: Sensitivity | None = None,
     ) -> tuple[dict[str, int], tuple[Removable, ...]]:
         """Kept counts of the groups, and blocks that go, whose cut network costs what every limit allows.
 
@@ -272,7 +281,11 @@ class _Work:
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
         costs, limits = self._costs(groups, removable, budget)
-        problem = Problem(groups, errors, costs, limits, allowed)
+        orders = [curves.rankings[group.name].order for group in groups]
+        known = Evidence(
+            self.dense, found, groups, orders, self.forward, self.batches, self.seed, self.progress, measured
+        )
+        problem = Problem(groups, errors, costs, limits, allowed, known)
         noise = {kind: KINDS.get(kind).noise for kind in limits}
         steering = Steering(limits, noise, least(problem, removable, allocation))
         for _ in range(CORRECTIONS):
@@ -284,6 +297,7 @@ class _Work:
                 break
         if steering.best is None:
             raise steering.unmet(budget)
+        self.notes += known.unused()
         gone = dict(zip([group.name for group in groups], steering.best.removed.tolist(), strict=True))
         count = {group.name: group.size - gone.get(group.name, 0) for group in found.groups}
         return count, steering.best.gone

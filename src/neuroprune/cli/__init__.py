@@ -14,6 +14,7 @@ import typer
 
 from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
+from neuroprune.cli.analysis import sensitivity
 from neuroprune.cli.options import (
     Args,
     Criterion,
@@ -226,7 +227,8 @@ def restore(
 @guarded
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="criteria, block-criteria, steps, data, devices, exports")
+        str | None,
+        typer.Argument(help="criteria, block-criteria, allocations, budgets, steps, data, devices, exports"),
     ] = None,
 ) -> None:
     """What can be named in recipes and on the command line, with a line and a source each."""
@@ -325,6 +327,9 @@ def prune(
     typer.echo("\n".join(summary_of(done, folder)))
 
 
+app.command()(sensitivity)
+
+
 @app.command()
 @guarded
 def report(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
@@ -379,6 +384,8 @@ def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None
 
 def _registries() -> dict[str, Registry[Any]]:
     import neuroprune.pipeline.steps  # noqa: F401  # fills STEPS
+    from neuroprune.budget.allocations import ALLOCATIONS
+    from neuroprune.budget.kinds import KINDS
     from neuroprune.devices import DEVICES
     from neuroprune.export import EXPORTS
     from neuroprune.pipeline.step import STEPS
@@ -389,6 +396,8 @@ def _registries() -> dict[str, Registry[Any]]:
     return {
         "criteria": CRITERIA,
         "block-criteria": BLOCK_CRITERIA,
+        "allocations": ALLOCATIONS,
+        "budgets": KINDS,
         "steps": STEPS,
         "data": DATASETS,
         "devices": DEVICES,

@@ -1,5 +1,6 @@
 """Results document in, one self-contained HTML page out."""
 
 from neuroprune.report.build import build_report
+from neuroprune.report.sensitivity import build_sensitivity
 
-__all__ = ["build_report"]
+__all__ = ["build_report", "build_sensitivity"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuroprune.base import files
-from neuroprune.report.results import Results, read_results
+from neuroprune.report.results import Results, Verdict, read_results
 from neuroprune.report.section import Section
 from neuroprune.report.sections import make_sections
 from neuroprune.report.wording import moment, typeset
@@ -35,14 +35,25 @@ def build_report(results: Mapping[str, Any], out: Path) -> None:
 
 def render(results: Results) -> str:
     """The whole page as text."""
+    return page(results.title, _facts(results), make_sections(results), results.verdict)
+
+
+def page(
+    title: str,
+    facts: Sequence[str],
+    sections: Sequence[Section],
+    verdict: Verdict | None = None,
+    kind: str = "compression report",
+) -> str:
+    """A page of any sections. ``facts``: the line under the title; ``kind``: what it says above it."""
     environment = _environment()
     plotly, script = _plotly(), environment.get_template("page.js.j2").render()
-    sections = [_rendered(environment, section) for section in make_sections(results)]
     return environment.get_template("page.html.j2").render(
-        title=results.title,
-        facts=_facts(results),
-        verdict=results.verdict,
-        sections=sections,
+        title=title,
+        kind=kind,
+        facts=facts,
+        verdict=verdict,
+        sections=[_rendered(environment, section) for section in sections],
         policy=_policy(plotly, script),
         plotly=Markup(plotly),
         script=Markup(script),

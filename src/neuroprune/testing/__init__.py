@@ -1,8 +1,16 @@
 """Contract tests and the exactness oracle, usable by third parties."""
 
+from neuroprune.testing.allocation_contract import AllocationContract
 from neuroprune.testing.budget_contract import BudgetKindContract
 from neuroprune.testing.contracts import DeviceContract, ExportContract
 from neuroprune.testing.criterion_contract import CriterionContract
 from neuroprune.testing.oracle import assert_exact
 
-__all__ = ["BudgetKindContract", "CriterionContract", "DeviceContract", "ExportContract", "assert_exact"]
+__all__ = [
+    "AllocationContract",
+    "BudgetKindContract",
+    "CriterionContract",
+    "DeviceContract",
+    "ExportContract",
+    "assert_exact",
+]
