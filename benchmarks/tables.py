@@ -1,6 +1,6 @@
 """Write the tables of the documents from the committed results: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or docs/coverage.md; nobody types its
+A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or in docs; nobody types its
 numbers. `--check` writes none and exits with 1 when a table is not what the results say.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import summary
+from measuring import free_summary, summary
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "coverage.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "coverage.md", ROOT / "docs" / "training_free.md")
 
 
 def demo_table() -> str:
@@ -42,7 +42,11 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo-table": demo_table, **summary.TABLES}
+TABLES: dict[str, Callable[[], str]] = {
+    "demo-table": demo_table,
+    "training-free": free_summary.training_free,
+    **summary.TABLES,
+}
 
 
 def filled(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:

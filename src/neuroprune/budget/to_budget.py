@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,7 @@ from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification
 from neuroprune.recover.distill import DistillConfig, Distilled, distill
+from neuroprune.recover.layout import channels_innermost, channels_outermost
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
 from neuroprune.recover.refit import (
@@ -50,6 +51,8 @@ from neuroprune.recover.replay import Forward, Replay
 from neuroprune.tasks.task import default_forward
 
 Rung = Literal["none", "closed-form", "reconstruct", "distill"]
+#: told each rung and the network after it
+After = Callable[[Rung, nn.Module], None]
 #: how often the limits are tightened when the result misses its budget
 CORRECTIONS = 6
 
@@ -86,6 +89,8 @@ def prune_to_budget(
     seed: int = 0,
     reconstruction: ReconstructConfig | None = None,
     distillation: DistillConfig | None = None,
+    more: Sequence[Any] | None = None,
+    after: After | None = None,
     progress: Progress | None = None,
 ) -> ToBudgetResult:
     """Make ``model`` meet ``budget`` (macs, params, size) without labels; the model given is not changed.
@@ -94,10 +99,11 @@ def prune_to_budget(
 
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
-    refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
-    (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
-    allocations`). ``round_to``, ``minimum``: kept counts are multiples and at least so many. Deterministic for a
-    seed and a number of threads.
+    refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside windows of a few blocks) or
+    ``distill`` (then gradients through the whole network). ``more``: unlabelled batches for the last, which may be
+    made when asked for (default: ``batches``). ``after(rung, network)`` is shown the network after each rung, cut
+    and in evaluation mode. ``allocation``: how counts are chosen (`neuroprune list allocations`). ``round_to``,
+    ``minimum``: kept counts are multiples and at least so many. Deterministic for a seed and a number of threads.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
@@ -117,17 +123,21 @@ def prune_to_budget(
         plan = build_plan(work.dense, found, _decisions(found, recovery.kept, curves.rankings, str(budget)))
         plan, verification, refused = prove(work.dense, found, plan, work.setting.example)
         small = apply(plan, recovery.model)
+    tell = after or (lambda rung, network: None)
+    tell("none" if recover == "none" else "closed-form", small.eval())
     blocks: list[Reconstructed] = []
     if recover in ("reconstruct", "distill"):
         with work.timed("reconstruct"):
             config = reconstruction or ReconstructConfig(seed=seed)
             blocks = reconstruct(work.dense, small, plan, forward, work.batches, config, work.progress)
+        tell("reconstruct", small.eval())
     epochs: list[Distilled] = []
     if recover == "distill":
         with work.timed("distill"):
             learning = distillation or DistillConfig(seed=seed)
-            epochs = distill(work.dense, small, forward, work.batches, learning, work.progress)
-    small.eval()
+            epochs = distill(work.dense, small, plan, forward, more or work.batches, learning, work.progress)
+        tell("distill", small.eval())
+    channels_outermost(small.eval())
     return ToBudgetResult(
         small, plan, verification, found.refused + refused, work.costs(budget, small), tuple(recovery.fitted),
         tuple(blocks), tuple(epochs), work.seconds, tuple(work.notes),
@@ -157,6 +167,7 @@ class _Work:
             raise UserError(
                 "there is nothing to calibrate on", value="no batches", mend="give some hundred examples"
             )
+        channels_innermost(self.dense, forward, self.batches[0])
         self.setting = Setting(self.dense, example_of(self.dense, forward, self.batches[0]), forward, self.batches)
         self.examples = sum(length_of(batch) for batch in self.batches)
 
