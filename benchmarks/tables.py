@@ -1,7 +1,7 @@
 """Write the tables of the documents from the committed results: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md, docs/coverage.md or docs/latency.md;
-nobody types its numbers. `--check` writes none and exits with 1 when a table is not what the results say.
+A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or in docs; nobody types its
+numbers. `--check` writes none and exits with 1 when a table is not what the results say.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import latency_tables, summary
+from measuring import free_summary, latency_tables, summary
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "coverage.md", ROOT / "docs" / "latency.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "coverage.md",
+    ROOT / "docs" / "latency.md",
+    ROOT / "docs" / "training_free.md",
+)
 
 
 def demo_table() -> str:
@@ -42,7 +47,12 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo-table": demo_table, **summary.TABLES, **latency_tables.TABLES}
+TABLES: dict[str, Callable[[], str]] = {
+    "demo-table": demo_table,
+    "training-free": free_summary.training_free,
+    **summary.TABLES,
+    **latency_tables.TABLES,
+}
 
 
 def filled(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:

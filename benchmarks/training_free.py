@@ -2,29 +2,31 @@
 
     python benchmarks/training_free.py                     # what is not yet measured
     python benchmarks/training_free.py --models resnet20 --ratios 2.1 --methods closed-form --subsets 0
-    python benchmarks/training_free.py --table             # means over the calibration subsets
+    python benchmarks/tables.py                            # docs/training_free.md from the records
 
 Data and weights: ../shared/data (see README.md there). Calibration on training images without labels, nothing is
 chosen on test images; accuracy on the lossless test images, agreement (the dense network's own prediction) on
-those and, with --jpeg, on the 10,000 JPEG test images. ``ratio``: dense MACs over pruned MACs. One process per
-figure, one thread, CPU seconds; one line of JSON each in benchmarks/results/training_free.jsonl.
+those and on the 10,000 JPEG test images. ``ratio``: dense MACs over pruned MACs. One process, one thread for each
+(model, ratio, subset): its rungs are one chain, each looked at when it is done, and CPU seconds count from the
+chain's start without the looking. One line of JSON per method in benchmarks/results/training_free.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
-from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import cifar
-from measuring.children import Report, Stopped, run_child
-from measuring.records import RESULTS, Records, commit, to_do, versions
+from measuring.children import Report, Stopped, peak_mb, run_child
+from measuring.free_summary import CONTROLS, FILE, KEY, RUNGS
+from measuring.records import Record, Records, commit, to_do, versions
 from torch import Tensor, nn
 
 from neuroprune.base.nouns import Budget
@@ -35,14 +37,23 @@ from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 from neuroprune.recover.statistics import reestimate_batch_norm
 
-MODELS = {"resnet20": 20, "resnet56": 56}
 RATIOS = (1.2, 1.37, 2.1, 3.0, 4.0)
-CONTROLS = ("random", "l1", "l1+bn")
-RUNGS = ("none", "closed-form", "reconstruct", "distill")
 SUBSETS, EXAMPLES, BATCH = 5, 2048, 64
-KEY = ("model", "method", "ratio", "subset")
-#: of the rungs with gradients
-RECONSTRUCT, DISTILL = {"steps": 600, "lr": 2e-3, "batch": 64}, {"epochs": 2, "lr": 3e-4}
+#: of the rungs with gradients; chosen on training images that were not calibrated on
+RECONSTRUCT = {"steps": 600, "lr": 3e-3, "batch": 64}
+DISTILL = {"epochs": 2, "lr": 1e-3, "features": 1.0}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One trained network and its data. ``calibration(subset)``: unlabelled batches; ``more(subset)``: unlabelled
+    batches for distillation; ``test()``: inputs and labels; ``blurred()``: inputs for agreement alone, if any."""
+
+    load: Callable[[], nn.Module]
+    calibration: Callable[[int], list[Tensor]]
+    more: Callable[[int], Sequence[Tensor]]
+    test: Callable[[], tuple[Tensor, Tensor]]
+    blurred: Callable[[], Tensor] | None = None
 
 
 def calibration(subset: int) -> list[Tensor]:
@@ -53,6 +64,21 @@ def calibration(subset: int) -> list[Tensor]:
     mirrored = torch.rand(EXAMPLES, generator=generator) < 0.5
     chosen = torch.where(mirrored.view(-1, 1, 1, 1), chosen.flip(3), chosen)
     return list(chosen.split(BATCH))
+
+
+def every_training_image(subset: int) -> Sequence[Tensor]:
+    """All lossless training images and their mirror images, without labels."""
+    return cifar.Mirrored(cifar.lossless()[0], BATCH, subset)
+
+
+def resnet(depth: int) -> Subject:
+    return Subject(
+        load=lambda: cifar.resnet(depth), calibration=calibration, more=every_training_image,
+        test=lambda: cifar.lossless()[2:], blurred=cifar.jpeg_test,
+    )  # fmt: skip
+
+
+MODELS = {"resnet20": resnet(20), "resnet56": resnet(56)}
 
 
 def control(model: nn.Module, method: str, ratio: float, batches: list[Tensor], seed: int) -> nn.Module:
@@ -72,95 +98,113 @@ def control(model: nn.Module, method: str, ratio: float, batches: list[Tensor], 
     return small.eval()
 
 
-def measure(options: argparse.Namespace, report: Report) -> None:
-    torch.set_num_threads(1)
-    depth, method, ratio, subset = (
-        MODELS[options.models[0]],
-        options.methods[0],
-        options.ratios[0],
-        options.subsets[0],
-    )
-    model, batches = cifar.resnet(depth), calibration(subset)
-    _, _, images, labels = cifar.lossless()
-    wanted = cifar.predictions(model, images)
-    began, wall = time.process_time(), time.perf_counter()
-    facts: dict[str, Any] = {}
-    if method in CONTROLS:
-        small = control(model, method, ratio, batches, subset)
-    else:
-        result = prune_to_budget(
-            model, batches, Budget(macs=1 / ratio), recover=method, seed=subset,
-            reconstruction=ReconstructConfig(seed=subset, **RECONSTRUCT),
-            distillation=DistillConfig(seed=subset, **DISTILL),
-        )  # fmt: skip
-        small = result.model
-        stages = {stage: round(value, 1) for stage, value in result.seconds.items()}
-        facts = {"exact": result.verification.exact, "stages_s": stages}
-    seconds = {"cpu_s": time.process_time() - began, "wall_s": time.perf_counter() - wall}
-    given = cifar.predictions(small, images)
-    right, dense_right = given == labels, wanted == labels
-    report.tell(
-        status="done", **seconds, **facts,
-        dense_accuracy=_percent(dense_right), accuracy=_percent(right), agreement=_percent(given == wanted),
-        lost=int((dense_right & ~right).sum()), won=int((right & ~dense_right).sum()), examples=len(labels),
-        macs_ratio=cost(model, images[:1]).macs / cost(small, images[:1]).macs,
-    )  # fmt: skip
-    if options.jpeg:
-        blurred = cifar.jpeg_test()
-        report.tell(
-            jpeg_agreement=_percent(cifar.predictions(model, blurred) == cifar.predictions(small, blurred))
-        )
+class Judge:
+    """Compares networks with the dense one; the time that takes is nobody's."""
+
+    def __init__(self, subject: Subject, dense: nn.Module, *, blurred: bool) -> None:
+        self.dense, (self.images, self.labels) = dense, subject.test()
+        self.blurred = subject.blurred() if subject.blurred and blurred else None
+        self.wanted = cifar.predictions(dense, self.images)
+        self.wanted_blurred = None if self.blurred is None else cifar.predictions(dense, self.blurred)
+        self.start()
+
+    def start(self) -> None:
+        self.began, self.wall = time.process_time(), time.perf_counter()
+
+    def of(self, small: nn.Module) -> dict[str, Any]:
+        """The figures of ``small``, and the seconds since the start without this."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        facts = {"cpu_s": cpu - self.began, "wall_s": wall - self.wall, "peak_mb": peak_mb()}
+        facts |= self._figures(small)
+        self.began += time.process_time() - cpu
+        self.wall += time.perf_counter() - wall
+        return facts
+
+    def _figures(self, small: nn.Module) -> dict[str, Any]:
+        given = cifar.predictions(small, self.images)
+        right, dense_right = given == self.labels, self.wanted == self.labels
+        facts: dict[str, Any] = {
+            "dense_accuracy": _percent(dense_right), "accuracy": _percent(right), "examples": len(right),
+            "lost": int((dense_right & ~right).sum()), "won": int((right & ~dense_right).sum()),
+            "agreement": _percent(given == self.wanted),
+            "macs_ratio": cost(self.dense, self.images[:1]).macs / cost(small, self.images[:1]).macs,
+        }  # fmt: skip
+        if self.blurred is not None:
+            same = cifar.predictions(small, self.blurred) == self.wanted_blurred
+            facts |= {"jpeg_agreement": _percent(same), "jpeg_examples": len(same)}
+        return facts
 
 
 def _percent(hits: Tensor) -> float:
     return 100.0 * float(hits.float().mean())
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: mean (standard deviation) over the calibration subsets."""
-    rows = defaultdict(list)
-    for record in records:
-        if record["status"] == "done":
-            rows[(record["model"], record["ratio"], record["method"])].append(record)
-    order = {method: number for number, method in enumerate((*CONTROLS, *RUNGS))}
-    lines = ["| model | MACs | method | accuracy | drop | agreement | JPEG agreement | CPU s | subsets |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for (model, ratio, method), group in sorted(rows.items(), key=lambda item: (*item[0][:2], order[item[0][2]])):
-        drop = statistics.mean(r["dense_accuracy"] - r["accuracy"] for r in group)
-        means = [_mean(group, key) for key in ("agreement", "jpeg_agreement")]
-        cells = [model, f"{ratio:g}x fewer", method, _mean(group, "accuracy"), f"{drop:.2f}", *means]
-        cells += [_mean(group, "cpu_s", 0), len(group)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+def measured(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(method, its figures), as they come."""
+    subject, ratio, subset = MODELS[options.models[0]], options.ratios[0], options.subsets[0]
+    model, batches = subject.load(), subject.calibration(subset)
+    judge = Judge(subject, model, blurred=not options.no_jpeg)
+    for method in (m for m in CONTROLS if m in options.methods):
+        judge.start()
+        yield method, judge.of(control(model, method, ratio, batches, subset))
+    rungs = [rung for rung in RUNGS if rung in options.methods]
+    if "none" in rungs:
+        judge.start()
+        yield "none", judge.of(prune_to_budget(model, batches, Budget(macs=1 / ratio), recover="none").model)
+    if rungs and rungs[-1] != "none":
+        rows: list[tuple[str, dict[str, Any]]] = []
+        judge.start()
+        result = prune_to_budget(
+            model, batches, Budget(macs=1 / ratio), recover=rungs[-1], seed=subset,
+            reconstruction=ReconstructConfig(seed=subset, **RECONSTRUCT),
+            distillation=DistillConfig(seed=subset, **DISTILL), more=subject.more(subset),
+            after=lambda rung, network: rows.append((rung, judge.of(network))),
+        )  # fmt: skip
+        facts = {"exact": result.verification.exact, "stages_s": result.seconds}
+        yield from ((rung, row | facts) for rung, row in rows)
 
 
-def _mean(group: list[dict[str, Any]], key: str, digits: int = 2) -> str:
-    values = [record[key] for record in group if record.get(key) is not None]
-    if not values:
-        return ""
-    spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+def measure(options: argparse.Namespace, report: Report) -> None:
+    torch.set_num_threads(1)
+    rows: dict[str, dict[str, Any]] = {}
+    for method, row in measured(options):
+        rows[method] = row
+        report.tell(rows=rows, stage=method)
+    report.tell(status="done")
+
+
+def jobs(options: argparse.Namespace, records: Records) -> Iterator[tuple[str, float, int, list[str]]]:
+    """(model, ratio, subset, methods to measure) of each process."""
+    for subset in options.subsets:
+        for model in options.models:
+            for ratio in options.ratios:
+                keys = [(model, method, ratio, subset) for method in options.methods]
+                wanted = to_do(keys, records.by_key(), options.again, commit())
+                if wanted:
+                    yield model, ratio, subset, [method for _, method, _, _ in wanted]
+
+
+def split(record: Record, model: str, ratio: float, subset: int, methods: Iterable[str]) -> Iterator[Record]:
+    """One record per method that was asked for; what the process did not come to has its status."""
+    rows = record.get("rows", {})
+    for method in methods:
+        one = dict(zip(KEY, (model, method, ratio, subset), strict=True)) | {"versions": versions()}
+        if method in rows:
+            yield one | {"status": "done"} | rows[method]
+        else:
+            yield one | {key: record[key] for key in ("status", "problem", "seconds") if key in record}
 
 
 def sweep(options: argparse.Namespace) -> None:
-    records = Records(RESULTS / "training_free.jsonl", KEY)
-    keys = [
-        (model, method, ratio, subset)
-        for subset in options.subsets
-        for model in options.models
-        for ratio in options.ratios
-        for method in options.methods
-    ]
-    for key in to_do(keys, records.by_key(), options.again, commit()):
-        words = [__file__, "--one"]
-        for name, value in zip(("--models", "--methods", "--ratios", "--subsets"), key, strict=True):
-            words += [name, str(value)]
-        record = run_child([*words, *(["--jpeg"] if options.jpeg else [])], options.limit_s)
-        record |= dict(zip(KEY, key, strict=True)) | {"versions": versions()}
-        record.pop("stage", None)
-        records.put(record)
-        shown = " ".join(f"{k} {record[k]:.2f}" for k in ("accuracy", "agreement", "cpu_s") if k in record)
-        print(*key, record["status"], shown, record.get("problem", ""), flush=True)
+    records = Records(FILE, KEY)
+    for model, ratio, subset, methods in jobs(options, records):
+        words = [__file__, "--one", "--models", model, "--ratios", str(ratio), "--subsets", str(subset)]
+        words += ["--methods", *methods, *(["--no-jpeg"] if options.no_jpeg else [])]
+        for record in split(run_child(words, options.limit_s), model, ratio, subset, methods):
+            records.put(record)
+            shown = " ".join(f"{k} {record[k]:.2f}" for k in ("accuracy", "agreement", "cpu_s") if k in record)
+            print(model, record["method"], ratio, subset, record["status"], shown, record.get("problem", ""),
+                  flush=True)  # fmt: skip
 
 
 def parsed() -> argparse.Namespace:
@@ -169,10 +213,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=(*CONTROLS, *RUNGS), default=[*CONTROLS, *RUNGS])
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--subsets", nargs="+", type=int, default=list(range(SUBSETS)))
-    parser.add_argument("--jpeg", action="store_true", help="agreement on the JPEG test images as well")
+    parser.add_argument("--no-jpeg", action="store_true", help="no agreement on the JPEG test images")
     parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=1800)
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--limit-s", type=float, default=7200)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -180,9 +223,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed()
-    if options.table:
-        print(table(Records(RESULTS / "training_free.jsonl", KEY).all()), end="")
-    elif not cifar.DATA.exists():
+    if not cifar.DATA.exists():
         sys.exit(f"the data is not there: {cifar.DATA}")
     elif options.one:
         measure(options, Report(options.out))

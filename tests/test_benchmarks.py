@@ -25,7 +25,8 @@ sys.path.append(str(ROOT / "benchmarks"))  # at the end: the folder has a covera
 import fuzz
 import scale
 import tables
-from measuring import checks, ours, peer, race, shares, summary
+import training_free
+from measuring import checks, cifar, free_summary, ours, peer, race, shares, summary
 from measuring.children import Report, _verdict, run_child
 from measuring.records import Records, plain, to_do
 from zoos import lazy, timm_zoo, torchvision_zoo
@@ -426,6 +427,54 @@ def test_the_race_counts_who_came_to_an_end(monkeypatch: pytest.MonkeyPatch, tmp
                      "status": "timeout"})  # fmt: skip
     row = summary.race().splitlines()[2]
     assert row == "| timm | 3 | 2 | 1 | 0 | 1.62 | 3.00 | 1 | 1 |"
+
+
+def test_the_interval_of_a_paired_drop_counts_only_what_changed() -> None:
+    """By hand: 8 lost and 3 won of 100: (0.08 + 0.03 - 0.05^2) / 100 is the variance of the difference."""
+    record = {"lost": 8, "won": 3, "examples": 100}
+    assert free_summary.half_width(record) == pytest.approx(196 * (0.1075 / 100) ** 0.5)
+    assert free_summary.half_width(record | {"lost": 0, "won": 0}) == 0
+
+
+def test_the_rows_of_the_table_without_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(free_summary, "FILE", tmp_path / "free.jsonl")
+    assert free_summary.training_free() == "Not measured yet."
+    records = Records(tmp_path / "free.jsonl", free_summary.KEY)
+    made = {
+        "model": "net",
+        "ratio": 2.1,
+        "status": "done",
+        "lost": 3,
+        "won": 1,
+        "examples": 100,
+        "agreement": 95.0,
+    }
+    records.put({**made, "method": "distill", "subset": 0, "accuracy": 90.0, "cpu_s": 8.0, "peak_mb": 7.0})
+    records.put({**made, "method": "distill", "subset": 1, "accuracy": 92.0, "cpu_s": 10.0, "peak_mb": 5.0})
+    records.put({**made, "method": "l1", "subset": 0, "accuracy": 50.0, "cpu_s": 1.0, "peak_mb": 4.0})
+    records.put({"model": "net", "method": "none", "ratio": 2.1, "subset": 0, "status": "timeout"})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in free_summary.training_free().splitlines()]
+    assert rows[2:] == [
+        ["net", "2.1x", "L1", "50.00", "2.00 ± 3.90", "95.00", "", "1", "4", "1"],
+        ["net", "2.1x", "+ distillation", "91.00 (1.41)", "2.00 ± 3.90", "95.00 (0.00)", "", "9 (1)", "7", "2"],
+    ]
+
+
+def test_a_process_gives_one_record_for_each_method_that_was_asked_for() -> None:
+    told = {"status": "timeout", "problem": "at stage l1", "seconds": 9.0, "rows": {"l1": {"accuracy": 1.0}}}
+    first, second = training_free.split(told, "net", 2.1, 3, ["l1", "distill"])
+    assert (first["method"], first["status"], first["accuracy"]) == ("l1", "done", 1.0)
+    assert (second["method"], second["status"], second["problem"]) == ("distill", "timeout", "at stage l1")
+    assert {record["subset"] for record in (first, second)} == {3}
+
+
+def test_images_and_their_mirror_images_come_once_each() -> None:
+    images = torch.rand(5, 1, 2, 2)
+    batches = cifar.Mirrored(images, 4, seed=1)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    found = sorted(torch.cat(list(batches)).flatten(1).tolist())
+    assert found == sorted(torch.cat([images, images.flip(3)]).flatten(1).tolist())
+    assert all(torch.equal(a, b) for a, b in zip(batches, cifar.Mirrored(images, 4, seed=1), strict=True))
 
 
 def test_a_document_gets_the_table_its_marker_names() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+from neuroprune.base.files import write_bytes
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 #: of the pretrained networks: see README.md of the data
@@ -92,13 +98,39 @@ def lossless() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @functools.cache
 def jpeg_test() -> Tensor:
-    """The 10,000 test images as JPEG files of quality 75."""
+    """The 10,000 test images as JPEG files of quality 75, decoded once per machine."""
+    kept = Path(tempfile.gettempdir()) / f"neuroprune-cifar10-jpeg-test-{os.getuid()}.npy"
+    if not kept.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, _decoded())
+        write_bytes(kept, buffer.getvalue())
+    return normalised(np.load(kept))
+
+
+def _decoded() -> np.ndarray:
+    """uint8 [10000, 32, 32, 3]."""
     from PIL import Image
 
     with zipfile.ZipFile(DATA / "cifar10" / "cifar10_jpeg_q75.zip") as archive:
         names = sorted(name for name in archive.namelist() if "test/" in name and name.endswith(".jpg"))
-        images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
-    return normalised(np.stack(images))
+        return np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names])
+
+
+class Mirrored(Sequence[Tensor]):
+    """Batches of images and their mirror images in an order of ``seed``, made when asked for."""
+
+    def __init__(self, images: Tensor, batch: int, seed: int) -> None:
+        self.images = images
+        generator = torch.Generator().manual_seed(seed)
+        self.batches = torch.randperm(2 * len(images), generator=generator).split(batch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = self.batches[index]
+        chosen = self.images[numbers % len(self.images)]
+        return torch.where((numbers >= len(self.images)).view(-1, 1, 1, 1), chosen.flip(3), chosen)
 
 
 @torch.no_grad()

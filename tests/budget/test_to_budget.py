@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from neuroprune import Budget, ToBudgetResult, prune_to_budget
 from neuroprune.base.errors import UserError
 from neuroprune.budget.calibration import doubts
 from neuroprune.graph import cost
+from neuroprune.pruning.plan import Plan
 from neuroprune.recover.distill import DistillConfig, distill
 from neuroprune.recover.reconstruct import ReconstructConfig
 
@@ -153,7 +155,40 @@ def test_data_on_which_the_network_is_blind_is_noted() -> None:
 
 def test_distillation_says_when_it_diverges() -> None:
     model = made()
+    nothing, wild = Plan.identity(model), [batches()[0] * 1e30]
     with pytest.raises(UserError, match="diverged"):
-        distill(
-            model, copy.deepcopy(made(1)), lambda net, x: net(x), [batches()[0] * 1e30], DistillConfig(epochs=9)
-        )
+        distill(model, copy.deepcopy(made(1)), nothing, lambda net, x: net(x), wild, DistillConfig(epochs=9))
+
+
+def test_the_network_is_shown_after_each_rung() -> None:
+    shown: dict[str, dict[str, Tensor]] = {}
+
+    def after(rung: str, network: nn.Module) -> None:
+        assert not network.training
+        shown[rung] = {name: value.clone() for name, value in network.state_dict().items()}
+
+    model, few = made(), ReconstructConfig(steps=5)
+    options: dict[str, Any] = {"recover": "distill", "reconstruction": few, "after": after}
+    result = prune_to_budget(model, batches(), Budget(macs=0.6), **options)
+    assert list(shown) == ["closed-form", "reconstruct", "distill"]
+    assert all(torch.equal(shown["distill"][k], v) for k, v in result.model.state_dict().items())
+    early = prune_to_budget(model, batches(), Budget(macs=0.6), recover="closed-form").model.state_dict()
+    assert all(torch.equal(shown["closed-form"][k], v) for k, v in early.items())
+
+
+def test_distillation_takes_the_batches_that_are_meant_for_it() -> None:
+    asked: list[int] = []
+
+    class Made(Sequence[Tensor]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: Any) -> Any:
+            asked.append(index)
+            return batches(seed=5 + index)[0]
+
+    prune_to_budget(
+        made(), batches(), Budget(macs=0.6), recover="distill", more=Made(),
+        reconstruction=ReconstructConfig(steps=1), distillation=DistillConfig(epochs=2),
+    )  # fmt: skip
+    assert sorted(asked) == [0, 0, 0, 1, 1, 2, 2]  # the first once more, to look at the network

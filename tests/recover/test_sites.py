@@ -13,7 +13,7 @@ from torch.nn import functional
 from neuroprune.base.modes import evaluation
 from neuroprune.recover.design import inputs_of
 from neuroprune.recover.replay import Enough
-from neuroprune.recover.sites import Site, Tap, find_sites
+from neuroprune.recover.sites import Site, Tap, find_sites, fixed_in
 
 
 def conv(inside: int = 4, outside: int = 4) -> Any:
@@ -254,7 +254,7 @@ def test_modes_hooks_and_state_stay() -> None:
 
 
 def read(net: nn.Module, sites: list[Site], *, early: bool) -> Tap:
-    tap = Tap(net, sites)
+    tap = Tap(dict(net.named_modules()), sites, fixed_in(net))
 
     def told() -> None:
         if early and not tap.missing():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -45,6 +45,7 @@ from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification, verify
 from neuroprune.recover.distill import DistillConfig, Distilled, distill
+from neuroprune.recover.layout import channels_innermost, channels_outermost
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
 from neuroprune.recover.refit import (
@@ -59,6 +60,8 @@ from neuroprune.recover.replay import Forward, Replay
 from neuroprune.tasks.task import default_forward
 
 Rung = Literal["none", "closed-form", "reconstruct", "distill"]
+#: told each rung and the network after it
+After = Callable[[Rung, nn.Module], None]
 #: how many candidates are measured at most until one meets the budget and uses it up
 CORRECTIONS = 6
 
@@ -98,6 +101,8 @@ def prune_to_budget(
     seed: int = 0,
     reconstruction: ReconstructConfig | None = None,
     distillation: DistillConfig | None = None,
+    more: Sequence[Any] | None = None,
+    after: After | None = None,
     progress: Progress | None = None,
 ) -> ToBudgetResult:
     """Make ``model`` meet ``budget`` (`neuroprune list budgets`) without labels; the model given is not changed.
@@ -106,13 +111,15 @@ def prune_to_budget(
 
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
     thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
-    refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
-    (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
-    allocations`); ``sensitivity``: curves, or the file with them, for ``allocation="sensitivity"``, which measures
-    them where none are given. ``depth``: whole blocks may go where that costs less than channels. ``round_to``,
-    ``minimum``: kept counts are multiples and at least so many; ``auto`` takes what the runtime's kernels compute
-    in blocks where latency is limited, else 1. ``target``: device, threads and precision that measured budgets
-    are about. Deterministic for a seed and a number of threads where figures are counted.
+    refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside windows of a few blocks) or
+    ``distill`` (then gradients through the whole network). ``more``: unlabelled batches for the last, which may be
+    made when asked for (default: ``batches``). ``after(rung, network)`` is shown the network after each rung, cut
+    and in evaluation mode. ``allocation``: how counts are chosen (`neuroprune list allocations`); ``sensitivity``:
+    curves, or the file with them, for ``allocation="sensitivity"``, which measures them where none are given.
+    ``depth``: whole blocks may go where that costs less than channels. ``round_to``, ``minimum``: kept counts are
+    multiples and at least so many; ``auto`` takes what the runtime's kernels compute in blocks where latency is
+    limited, else 1. ``target``: device, threads and precision that measured budgets are about. Deterministic for a
+    seed and a number of threads where figures are counted.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
@@ -142,17 +149,21 @@ def prune_to_budget(
         if not verification.exact:
             raise CutRefused(verification.problem, where=verification.where or None)
         small = apply(plan, recovery.model)
+    tell = after or (lambda rung, network: None)
+    tell("none" if recover == "none" else "closed-form", small.eval())
     blocks: list[Reconstructed] = []
     if recover in ("reconstruct", "distill"):
         with work.timed("reconstruct"):
             config = reconstruction or ReconstructConfig(seed=seed)
             blocks = reconstruct(work.dense, small, plan, forward, work.batches, config, work.progress)
+        tell("reconstruct", small.eval())
     epochs: list[Distilled] = []
     if recover == "distill":
         with work.timed("distill"):
             learning = distillation or DistillConfig(seed=seed)
-            epochs = distill(work.dense, small, forward, work.batches, learning, work.progress)
-    small.eval()
+            epochs = distill(work.dense, small, plan, forward, more or work.batches, learning, work.progress)
+        tell("distill", small.eval())
+    channels_outermost(small.eval())
     with work.timed("measure"):
         costs = work.final(budget, small)
     return ToBudgetResult(
@@ -190,6 +201,7 @@ class _Work:
             raise UserError(
                 "there is nothing to calibrate on", value="no batches", mend="give some hundred examples"
             )
+        channels_innermost(self.dense, forward, self.batches[0])
         example = example_of(self.dense, forward, self.batches[0])
         self.setting = Setting(self.dense, example, forward, self.batches, target, progress)
         self.examples = sum(length_of(batch) for batch in self.batches)

@@ -77,17 +77,13 @@ def inputs_of(module: nn.Module, value: Tensor, positions: Tensor | None) -> Ten
     for dim in range(count):
         reach = module.dilation[dim] * (module.kernel_size[dim] - 1) + 1
         padded = padded.unfold(2 + dim, reach, module.stride[dim])[..., :: module.dilation[dim]]
-    space = padded.shape[2 : 2 + count]  # of [N, C, *space, *kernel]
-    if positions is None:
-        picked = padded.flatten(2, 1 + count)
-    else:
-        places: tuple[Any, ...] = (slice(None), slice(None), *torch.unravel_index(positions, space))
-        picked = padded[places]
-    columns = picked.flatten(3)  # [N, C, positions, kernel]
-    n, channels, count, k = columns.shape
-    each = channels // groups
-    by_group = columns.reshape(n, groups, each, count, k).permute(1, 2, 4, 0, 3)
-    return by_group.reshape(groups, each * k, n * count)
+    space, kernel = range(2, 2 + count), range(2 + count, 2 + 2 * count)  # of [N, C, *space, *kernel]
+    if positions is not None:
+        shape = padded.shape[2 : 2 + count]
+        places: tuple[Any, ...] = (slice(None), slice(None), *torch.unravel_index(positions, shape))
+        padded, space, kernel = padded[places], range(2, 3), range(3, 3 + count)
+    columns = padded.shape[1] // groups * math.prod(padded.shape[d] for d in kernel)
+    return padded.permute(1, *kernel, 0, *space).reshape(groups, columns, -1)
 
 
 def _last_second(value: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Recovery without labels, second rung: each block learns to give what the dense network's block gives.
+"""Recovery without labels, second rung: blocks learn to give what the dense network's blocks give.
 
-Block after block, on the inputs that the recovered network really gives it: a few hundred Adam steps on the
-squared error of the block's output. Gradients stay inside the block (BRECQ, Li et al. 2021, for quantisation).
+Window after window of a few blocks, on the inputs that the recovered network really gives: some hundred Adam steps
+on the squared error of the blocks' outputs. Gradients stay inside the window (BRECQ, Li et al. 2021, for
+quantisation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroprune.base.modes import evaluation
+from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.plan import Plan
+from neuroprune.recover.blocks import as_cut, blocks_of, inside, kept_rows, watched, windows_of
+from neuroprune.recover.distill import rate
 from neuroprune.recover.replay import Enough, Forward, Replay
-from neuroprune.recover.sites import Site, find_sites
-
-#: a block has at most so many layers: what hangs together is learnt together, and memory stays small
-MOST_SITES = 6
+from neuroprune.recover.sites import find_sites
 
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """``steps`` of Adam with the peak rate ``lr`` (cosine) per block, ``batch`` examples each."""
+    """``steps`` of Adam with the peak rate ``lr`` (cosine) per window of blocks, ``batch`` examples each."""
 
     steps: int = 300
     lr: float = 1e-3
@@ -44,54 +44,26 @@ class Reconstructed:
     after: float
 
 
-def blocks_of(model: nn.Module, sites: Sequence[Site], replay: Replay) -> list[str]:
-    """Largest modules with one output tensor and at most ``MOST_SITES`` sites, in the order in which they run."""
-    layers = [site.layer for site in sites]
-    inside = {
-        name: [n for n in layers if n == name or n.startswith(name + ".")] for name in replay.readers
-    }  # fmt: skip
-    fit = {name for name, own in inside.items() if 1 <= len(own) <= MOST_SITES}
-    outermost = [name for name in fit if not any(name.startswith(other + ".") for other in fit)]
-    return sorted(outermost, key=lambda name: layers.index(inside[name][0]))
+@dataclass(frozen=True)
+class _Lesson:
+    """What a window gets, and what its blocks should give: all examples, [n, ...] each."""
+
+    inputs: tuple[Tensor, ...]
+    targets: tuple[Tensor, ...]
 
 
-class _Boundary:
-    """What goes into a module and comes out of it, over all batches of a replay."""
+class _Window(nn.Module):
+    """Blocks that run one into the next; all their outputs."""
 
-    def __init__(self, replay: Replay, name: str) -> None:
-        self.inputs: list[tuple[Any, ...]] = []
-        self.outputs: list[Tensor] = []
-        self.plain = True  # positional tensors only, so that examples can be picked
-        module = replay.modules[name]
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
 
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.plain = self.plain and not kwargs and all(isinstance(a, Tensor) for a in args)
-            self.inputs.append(tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
-
-        def leave(_: nn.Module, args: Any, output: Tensor) -> None:
-            self.outputs.append(output.clone())
-            raise Enough
-
-        handles = [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave),
-        ]
-        try:
-            for index in range(len(replay.batches)):
-                replay.run(index)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def stacked(self) -> tuple[Tensor, ...] | None:
-        """Inputs, and the outputs last; None where they are not examples of one size."""
-        every = [(*inputs, output) for inputs, output in zip(self.inputs, self.outputs, strict=True)]
-        if not self.plain or not every or any(t.dim() == 0 for row in every for t in row):
-            return None
-        kinds = {tuple((t.dtype, t.shape[1:]) for t in row) for row in every}
-        if len(kinds) > 1 or any(len({len(t) for t in row}) > 1 for row in every):
-            return None
-        return tuple(torch.cat(parts) for parts in zip(*every, strict=True))
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        outputs = [self.blocks[0](*inputs)]
+        for block in self.blocks[1:]:
+            outputs.append(block(outputs[-1].clone()))  # a block may write into what it gets
+        return outputs
 
 
 def reconstruct(
@@ -111,83 +83,109 @@ def reconstruct(
     sites = find_sites(dense, lambda net: forward(net, batches[0]))
     theirs, ours = Replay(dense, forward, batches), Replay(model, forward, batches)
     layers = [site.layer for site in sites]
-    names = [name for name in blocks_of(dense, sites, theirs) if not is_inside(name, plan.bypassed)]
-    progress.start("reconstructing blocks", len(names))
+    names = [name for name in blocks_of(sites, theirs) if not is_inside(name, plan.bypassed)]
+    windows = windows_of(names, sites, theirs)
+    progress.start("reconstructing blocks", len(windows))
     done: list[str] = []
-    results = []
-    for number, name in enumerate(names):
-        wanted, given = _Boundary(theirs, name), _Boundary(ours, name)
-        own = [n for n in layers if n == name or n.startswith(name + ".")]
-        examples = _examples(wanted, given, _kept_rows(dense, plan, own))
-        if examples is not None:
-            results.append(_learn(ours.modules[name], name, *examples, config, number))
-        done += own
+    results: list[Reconstructed] = []
+    for number, window in enumerate(windows):
+        kept = {name: kept_rows(dense, plan, inside(layers, name)) for name in window}
+        lesson = _lesson(theirs, ours, window, kept)
+        if lesson is not None:
+            results += _learn([ours.modules[name] for name in window], window, lesson, config, number)
+        done += [layer for name in window for layer in inside(layers, name)]
         theirs.finish(done, layers)
         ours.finish(done, layers)
-        progress.advance(name)
+        progress.advance(window[-1])
     return results
 
 
-def _examples(
-    wanted: _Boundary, given: _Boundary, kept: Tensor | None
-) -> tuple[tuple[Tensor, ...], Tensor] | None:
-    """What the block gets, and what the dense one gives in the channels that are left."""
-    theirs, ours = wanted.stacked(), given.stacked()
-    if theirs is None or ours is None or theirs[-1].dim() != ours[-1].dim():
+def _lesson(
+    theirs: Replay, ours: Replay, names: Sequence[str], kept: Mapping[str, Tensor | None]
+) -> _Lesson | None:
+    """None where inputs or outputs are not examples of one size, or do not fit."""
+    rows: list[tuple[Tensor, ...]] = []
+    inputs = 0
+    for index in range(len(ours.batches)):
+        (given, outputs), (_, wanted) = _through(ours, names, index), _through(theirs, names, index)
+        pairs = zip(names, wanted, outputs, strict=True)
+        targets = [as_cut(w, o.shape, kept[name]) for name, w, o in pairs]
+        if given is None or any(target is None for target in targets):
+            return None
+        inputs = len(given)
+        rows.append((*given, *(target for target in targets if target is not None)))
+    if any(t.dim() == 0 for row in rows for t in row) or any(len({len(t) for t in row}) > 1 for row in rows):
         return None
-    target, shape = theirs[-1], ours[-1].shape
-    cut = [dim for dim, size in enumerate(shape) if target.shape[dim] != size]
-    if kept is not None and len(cut) == 1 and shape[cut[0]] == len(kept) and int(kept[-1]) < target.shape[cut[0]]:
-        target = target.index_select(cut[0], kept.to(target.device))
-    return (ours[:-1], target) if target.shape == shape else None
+    if len({tuple((t.dtype, t.shape[1:]) for t in row) for row in rows}) != 1:
+        return None
+    every = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    return _Lesson(every[:inputs], every[inputs:])
 
 
-def _kept_rows(dense: nn.Module, plan: Plan, layers: Sequence[str]) -> Tensor | None:
-    """Output channels of the block's last layer that the plan keeps."""
-    name = f"{layers[-1]}.weight"
-    removed = plan.removed.get(name, {}).get(0, ())
-    size = dense.get_parameter(name).shape[0]
-    return torch.tensor([i for i in range(size) if i not in set(removed)]) if removed else None
+def _through(replay: Replay, names: Sequence[str], index: int) -> tuple[tuple[Tensor, ...] | None, list[Tensor]]:
+    """What the window gets (None: more than tensors by position) and what its blocks give, of one batch."""
+    got: list[tuple[Tensor, ...] | None] = []
+    outputs: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        plain = not kwargs and all(isinstance(a, Tensor) for a in args)
+        got.append(tuple(a.clone() for a in args) if plain else None)
+
+    def seen(name: str, args: Any, kwargs: Any, output: Tensor) -> None:
+        outputs.append(output.clone())
+        if name == names[-1]:
+            raise Enough
+
+    handle = replay.modules[names[0]].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        with watched(replay.modules, names, seen):
+            replay.run(index)
+    finally:
+        handle.remove()
+    return got[0], outputs
 
 
 def _learn(
-    block: nn.Module, name: str, inputs: tuple[Tensor, ...], target: Tensor, config: ReconstructConfig, number: int
-) -> Reconstructed:
-    trained = [p for p in block.parameters() if p.is_floating_point()]
-    before = [p.detach().clone() for p in trained]
-    frozen = [p.requires_grad for p in trained]
-    scale = float(target.var().clamp_min(1e-30))
-    start = _error(block, inputs, target, config.batch) / scale
+    blocks: Sequence[nn.Module], names: Sequence[str], lesson: _Lesson, config: ReconstructConfig, number: int
+) -> list[Reconstructed]:
+    window = _Window(blocks)
+    trained = [p for p in window.parameters() if p.is_floating_point()]
+    saved = [p.detach().clone() for p in trained]
+    scales = [float(target.var().clamp_min(1e-30)) for target in lesson.targets]
+    before = _errors(window, lesson, scales, config.batch)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
     optimizer = torch.optim.Adam(trained, lr=config.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    with evaluation(block), torch.enable_grad():
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps))
+    with evaluation(window), gradients(window, everywhere=True), torch.enable_grad():
         for _ in range(config.steps):
-            picked = torch.randint(target.shape[0], (config.batch,), generator=generator)
-            loss = functional.mse_loss(block(*(x[picked] for x in inputs)), target[picked]) / scale
+            picked = torch.randint(len(lesson.targets[0]), (config.batch,), generator=generator)
+            given = window(*(x[picked] for x in lesson.inputs))
+            pairs = zip(given, lesson.targets, scales, strict=True)
+            loss = torch.stack([functional.mse_loss(out, t[picked]) / scale for out, t, scale in pairs]).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    end = _error(block, inputs, target, config.batch) / scale
-    for parameter, flag in zip(trained, frozen, strict=True):
-        parameter.requires_grad_(flag)
+    for parameter in trained:
         parameter.grad = None
-    if not end <= start:  # worse, or not finite: the rate was too high for this block
+    after = _errors(window, lesson, scales, config.batch)
+    if not sum(after) <= sum(before):  # worse, or not finite: the rate was too high for this window
         with torch.no_grad():
-            for parameter, value in zip(trained, before, strict=True):
+            for parameter, value in zip(trained, saved, strict=True):
                 parameter.copy_(value)
-        end = start
-    return Reconstructed(name, start, end)
+        after = before
+    return [Reconstructed(*row) for row in zip(names, before, after, strict=True)]
 
 
-def _error(block: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, batch: int) -> float:
-    total = 0.0
-    with evaluation(block):
-        for first in range(0, target.shape[0], batch):
+def _errors(window: nn.Module, lesson: _Lesson, scales: Sequence[float], batch: int) -> list[float]:
+    """Of each block: squared error over its variance."""
+    totals = [0.0] * len(scales)
+    with evaluation(window):
+        for first in range(0, len(lesson.targets[0]), batch):
             part = slice(first, first + batch)
-            output = block(*(x[part].clone() for x in inputs))  # a block may write into what it gets
-            total += float(functional.mse_loss(output, target[part], reduction="sum"))
-    return total / target.numel()
+            given = window(*(x[part].clone() for x in lesson.inputs))  # a block may write into what it gets
+            for n, (output, target) in enumerate(zip(given, lesson.targets, strict=True)):
+                totals[n] += float(functional.mse_loss(output, target[part], reduction="sum"))
+    return [
+        total / target.numel() / scale for total, target, scale in zip(totals, lesson.targets, scales, strict=True)
+    ]

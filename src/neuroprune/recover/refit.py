@@ -123,7 +123,7 @@ class Collector:
 
 def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
     """Inputs, values and sums of ``sites`` in one run over batch ``index``, ended where all are known."""
-    tap = Tap(replay.model, sites)
+    tap = Tap(replay.modules, sites, replay.fixed)
 
     def told() -> None:
         if not tap.missing():

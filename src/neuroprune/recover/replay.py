@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.modes import evaluation
+from neuroprune.recover.sites import fixed_in
 from neuroprune.tasks.task import tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -65,6 +66,7 @@ class Replay:
     ) -> None:
         self.model, self.forward, self.batches, self.remember = model, forward, batches, remember
         self.modules = dict(model.named_modules())
+        self.fixed = fixed_in(model)
         self.readers = self._look(batches[0]) if remember else {}
         self._needed: set[str] = set()
         self.done: list[str] = []  # finished modules whose output is one tensor
@@ -126,7 +128,9 @@ class Replay:
         own = {name: self.modules[name].__dict__.get("forward") for name in self.done}
         try:
             for name in self.done:
-                self.modules[name].forward = self._answer(name, index, self.modules[name].forward)
+                # not by attribute: nn.Module's own way is slow
+                module = self.modules[name]
+                module.__dict__["forward"] = self._answer(name, index, module.forward)
             yield
         finally:
             for name, forward in own.items():

@@ -87,12 +87,17 @@ def _undo(func: Any, args: tuple[Any, ...], before: torch.Size) -> Inverse:
     return lambda t: t.reshape(before)
 
 
+def fixed_in(model: nn.Module) -> dict[int, Tensor]:
+    return {id(p): p for p in [*model.parameters(), *model.buffers()]}
+
+
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped __init_subclass__
     """Follows the values of sites through the operators of one run."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, fixed: Mapping[int, Tensor]) -> None:
+        """``fixed``: parameters and buffers, by their ids."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.fixed = {id(p): p for p in [*model.parameters(), *model.buffers()]}
+        self.fixed = fixed
         self.values: dict[int, list[Value]] = {}  # by the id of their tensor: both terms of a sum become the sum
         self.uses: dict[int, int] = {}  # of values, by their id
         self.kept: list[Value] = []
@@ -127,7 +132,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: unty
 
 class _Finder(_Watch):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, stack: list[str], norms: Mapping[str, _BatchNorm]) -> None:
-        super().__init__(model)
+        super().__init__(fixed_in(model))
         self.stack, self.norms = stack, norms
         self.found: dict[str, list[tuple[str, Value, str]]] = {}  # site -> (what, value met, norm)
         self.linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -260,9 +265,12 @@ class Tap(_Watch):  # type: ignore[no-untyped-call]
     of its sum and the sum, both in the layout of the site's value. ``told`` is asked after each; it may end a run.
     """
 
-    def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
-        super().__init__(model)
-        self.model, self.sites = model, {site.layer: site for site in sites}
+    def __init__(
+        self, modules: Mapping[str, nn.Module], sites: Iterable[Site], fixed: Mapping[int, Tensor]
+    ) -> None:
+        """``modules``: of the network, by name; ``fixed``: what `fixed_in` says of it."""
+        super().__init__(fixed)
+        self.modules, self.sites = modules, {site.layer: site for site in sites}
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -311,14 +319,13 @@ class Tap(_Watch):  # type: ignore[no-untyped-call]
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Active."""
-        modules = dict(self.model.named_modules())
         handles = []
 
         def got(site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             self.inputs[site.layer] = (args[0] if args else kwargs["input"]).clone()
 
         for site in self.sites.values():
-            layer = modules[site.layer]
+            layer = self.modules[site.layer]
             handles += [
                 layer.register_forward_pre_hook(lambda _m, a, k, s=site: got(s, a, k), with_kwargs=True),
                 layer.register_forward_hook(lambda _m, _a, out, s=site: self._gave(s, out)),

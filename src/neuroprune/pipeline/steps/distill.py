@@ -15,7 +15,7 @@ class DistillOptions(CalibrationOptions):
 
     examples: int = Field(8192, ge=1)
     epochs: int = Field(2, ge=1)
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(1e-3, gt=0)
 
 
 @step(
@@ -26,10 +26,12 @@ class DistillOptions(CalibrationOptions):
     needs=("cut",),
 )
 def outputs(context: Context, config: DistillOptions) -> Outcome:
+    assert context.plan is not None
     options = DistillConfig(epochs=config.epochs, lr=config.lr, seed=context.seed)
     done = distill(
-        context.dense, context.model, context.task.forward, calibration(context, config), options, context.progress
-    )
+        context.dense, context.model, context.plan, context.task.forward, calibration(context, config), options,
+        context.progress,
+    )  # fmt: skip
     rows = [
         {"rung": "distillation", "layer": f"epoch {one.epoch}", "before": None, "after": one.error, "detail": ""}
         for one in done
