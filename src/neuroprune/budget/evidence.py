@@ -21,7 +21,6 @@ from neuroprune.graph.units import Group
 from neuroprune.pruning.score import gather, score
 from neuroprune.recover.replay import Forward
 
-
 #: that curves are measured on where none are given: a pass over them is made for every group and ratio
 EXAMPLES = 512
 
@@ -59,7 +58,7 @@ class Evidence:
         return self._scores[criterion]
 
     def curves(self) -> list[np.ndarray]:
-        """[units + 1] per group: the given curves, or measured now on some of the examples, with a refit each time."""
+        """[units + 1] per group: the given curves, or measured now on `EXAMPLES` with a refit each time."""
         self._asked = True
         if self.given is None:
             self.given = self._measured()
