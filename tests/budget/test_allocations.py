@@ -221,8 +221,7 @@ def test_dynamic_programming_with_more_groups_together_than_a_table_holds() -> N
     costs = Costs(tuple(layers), {"macs": [proportional(1.0 + n % 5) for n in range(len(layers))]})
     errors, allowed = curves(sizes, 3), [list(range(6))] * 14
     given = problem(errors, costs, limits_of(costs, allowed, 0.4), allowed)
-    _, free = dp._plan(given)
-    assert 2 <= len(free) < 14
+    assert 2 <= len(dp._plan(given).free) < 14
     found = ALLOCATIONS.get("dp")(given)
     stream = ALLOCATIONS.get("stream")(given)
     assert costs.total("macs", found) <= given.limits["macs"] * (1 + 1e-9)
@@ -237,10 +236,11 @@ def test_dynamic_programming_gets_nearer_from_counts_far_apart() -> None:
     errors, allowed = curves(sizes, 1, "convex"), [list(range(size)) for size in sizes]
     costs = chain(sizes, 1)
     given = problem(errors, costs, limits_of(costs, allowed, 0.5), allowed)
-    best, step = np.array([a[-1] for a in allowed]), dp._first_step(given)
+    plan, best = dp._plan(given), np.array([a[-1] for a in allowed])
+    step = dp._first_step(given, plan)
     assert step > 1
     while step >= 1:
-        best, step = dp._improved(given, best, step), step // 2
+        best, step = dp._improved(given, plan, best, step), step // 2
     stream = ALLOCATIONS.get("stream")(given)
     reached, wanted = (sum(e[n] for e, n in zip(errors, r, strict=True)) for r in (best, stream))
     assert reached <= 1.02 * wanted

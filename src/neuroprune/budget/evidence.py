@@ -58,7 +58,7 @@ class Evidence:
         return self._scores[criterion]
 
     def curves(self) -> list[np.ndarray]:
-        """[units + 1] per group: the given curves, or measured now on some examples, with a refit each time."""
+        """[units + 1] per group: the given curves, or measured now on `EXAMPLES` with a refit each time."""
         self._asked = True
         if self.given is None:
             self.given = self._measured()

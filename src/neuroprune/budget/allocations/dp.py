@@ -32,9 +32,10 @@ def dp(problem: Problem) -> np.ndarray:
     best = choose_counts(problem.errors, problem.costs, problem.limits, problem.allowed).removed
     if not len(best):
         return best
-    step = _first_step(problem)
+    plan = _plan(problem)
+    step = _first_step(problem, plan)
     while True:
-        found = _improved(problem, best, step)
+        found = _improved(problem, plan, best, step)
         if step == 1 and (found == best).all():
             return found
         best, step = found, max(step // 2, 1)
@@ -45,20 +46,27 @@ def _links(problem: Problem) -> list[tuple[int, ...]]:
     return [tuple(sorted({p.group for p in (*layer.rows, *layer.columns)})) for layer in problem.costs.layers]
 
 
-def _first_step(problem: Problem) -> int:
-    """So far apart are the counts of the first round: all combinations that must be held at once can be."""
-    count, _ = _plan(problem)
-    return max(1, -(-max(len(a) for a in problem.allowed) // count))
+@dataclass(frozen=True)
+class _Plan:
+    """``count``: how many counts of each group are looked at together; ``free``: the groups that are decided."""
+
+    count: int
+    free: tuple[int, ...]
 
 
-def _plan(problem: Problem) -> tuple[int, tuple[int, ...]]:
-    """How many counts of each group at once, and which groups are decided (the rest stays as it is)."""
+def _first_step(problem: Problem, plan: _Plan) -> int:
+    """So far apart are the counts of the first round, that they reach from one end to the other."""
+    return max(1, -(-max(len(a) for a in problem.allowed) // plan.count))
+
+
+def _plan(problem: Problem) -> _Plan:
+    """As many counts as a table can hold; where even few are too many, groups with many neighbours stay."""
     links, free = _links(problem), set(range(len(problem.groups)))
     while True:
         for count in COUNTS:
             choices = {g: min(count + 1, len(problem.allowed[g])) for g in sorted(free)}
             if order_of(choices, _among(links, free)).states <= ENTRIES // INTERVALS[0]:
-                return count, tuple(sorted(free))
+                return _Plan(count, tuple(sorted(free)))
         free.remove(max(free, key=lambda g: (sum(len(link) for link in _among(links, free) if g in link), g)))
 
 
@@ -66,9 +74,9 @@ def _among(links: Sequence[tuple[int, ...]], free: set[int]) -> list[tuple[int, 
     return [tuple(g for g in link if g in free) for link in links]
 
 
-def _improved(problem: Problem, best: np.ndarray, step: int) -> np.ndarray:
+def _improved(problem: Problem, plan: _Plan, best: np.ndarray, step: int) -> np.ndarray:
     """The best of ``best`` and what is found among counts ``step`` apart around it."""
-    grid = _Grid.around(problem, best, step)
+    grid = _Grid.around(problem, plan, best, step)
     for found in grid.candidates():
         if _error(problem, found) < _error(problem, best) * (1 - 1e-12) and fits(problem, found):
             best = found
@@ -91,10 +99,9 @@ class _Grid:
     costs: dict[str, list[np.ndarray]]
 
     @classmethod
-    def around(cls, problem: Problem, removed: np.ndarray, step: int) -> _Grid:
-        count, free = _plan(problem)
-        counts = {g: _near(np.array(problem.allowed[g]), int(removed[g]), step, count) for g in free}
-        links = _among(_links(problem), set(free))
+    def around(cls, problem: Problem, plan: _Plan, removed: np.ndarray, step: int) -> _Grid:
+        counts = {g: _near(np.array(problem.allowed[g]), int(removed[g]), step, plan.count) for g in plan.free}
+        links = _among(_links(problem), set(plan.free))
         order = order_of({g: len(c) for g, c in counts.items()}, links)
         costs = {b: [_costs(problem, removed, counts, b, n, link) for n, link in enumerate(links)]
                  for b in problem.limits}  # fmt: skip
