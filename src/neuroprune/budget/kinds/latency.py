@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -30,7 +31,9 @@ class LatencyBudget:
         """From the table; a layer that runs several times costs the sum of its runs."""
         dense = self.figures({"dense": Variant(setting.dense, setting.target.precision)}, setting)["dense"]
         surfaces = self.surfaces(layers, setting)
-        return within([_summed(surfaces[one.name]) if surfaces[one.name] else free for one in layers], dense)
+        found = within([_summed(surfaces[one.name]) if surfaces[one.name] else free for one in layers], dense)
+        # allocations ask for the few widths that are allowed, a million times over
+        return [functools.lru_cache(maxsize=2**16)(cost) for cost in found]
 
     def surfaces(self, layers: Sequence[Layer], setting: Setting) -> dict[str, list[Surface]]:
         """Weight -> one surface for every run of its layer."""
