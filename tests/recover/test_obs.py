@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from neuroprune.recover import obs
 from neuroprune.recover.obs import Consumer, rank
 
 
@@ -120,3 +121,31 @@ def test_scores_rise_with_the_order_of_removal() -> None:
 def test_nan_is_an_error() -> None:
     with pytest.raises(ValueError, match="not finite"):
         rank([Consumer(torch.ones(1, 1, 1), torch.full((1, 2, 2), float("nan")), torch.tensor([[0]]))])
+
+
+@pytest.mark.parametrize("pending", [1, 3, 5, 128])
+def test_however_many_removals_wait_the_order_is_that_of_refits(
+    monkeypatch: pytest.MonkeyPatch, pending: int
+) -> None:
+    """Two consumers of the same units: one in two groups, one that reads columns of others as well."""
+    monkeypatch.setattr(obs, "PENDING", pending)
+    one, ones = problem(2, 2, 6, 2, 7)
+    wide, seen = problem(1, 3, 9, 1, 8)
+    problems = [(one, ones), (Consumer(wide.weight, wide.hessian, wide.units[:6], 2.0), seen)]
+    order, errors = brute(problems, 6)
+    found = rank([consumer for consumer, _ in problems], damping=1e-9)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.errors, errors, rtol=1e-3)
+
+
+def test_many_units_at_once_and_one_after_another_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several rounds of removals that were kept waiting, against each made by itself; inputs are left alone."""
+    consumer, _ = problem(1, 5, 40, 3, 9)
+    before = [tensor.clone() for tensor in (consumer.weight, consumer.hessian, consumer.units)]
+    waited = rank([consumer])
+    monkeypatch.setattr(obs, "PENDING", 1)
+    found = rank([consumer])
+    assert found.order.tolist() == waited.order.tolist()
+    np.testing.assert_allclose(found.errors, waited.errors, rtol=1e-9)
+    after = (consumer.weight, consumer.hessian, consumer.units)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
