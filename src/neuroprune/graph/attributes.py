@@ -16,6 +16,8 @@ from neuroprune.base.modes import MODULES_OWN, put_back, refresh, restored
 from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
 
 _DEPTH = 5
+#: what most attributes are that hold no integer
+_WITHOUT_SIZES = frozenset((bool, type(None), str, float, torch.dtype, torch.device))
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,14 @@ class Attributes:
             module.__dict__[key] = self._converted(value, name, key, 0)
 
     def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
-        if isinstance(value, bool) or depth > _DEPTH:
+        kind = type(value)
+        if kind in _WITHOUT_SIZES or depth > _DEPTH:
             return value
-        if isinstance(value, Tensor):
-            return value if self._stand_in is None else self._stand_in(value)
-        if type(value) is int:
+        if kind is int:
             self.places.append(Place(module, path, value))
             return SizeInt.of(value, (ATTRIBUTE, len(self.places) - 1), self._book)
+        if isinstance(value, Tensor):
+            return value if self._stand_in is None else self._stand_in(value)
         if type(value) is tuple or isinstance(value, torch.Size):
             items = [self._converted(v, module, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
             return type(value)(items)
