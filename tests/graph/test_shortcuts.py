@@ -79,7 +79,8 @@ TURNED = IMAGE.permute(3, 0, 2, 1)
 TWO: Cases = [
     (IMAGE, OTHER), (IMAGE, OTHER.half()), (IMAGE, 2.0), (IMAGE, torch.randn(6)), (LAST, LAST), (LAST, IMAGE),
     (IMAGE, torch.randn(2, 4, 1, 1)), (TURNED, TURNED), (TURNED, 2), (IMAGE, torch.tensor(2.0)),
-    (LAST, torch.randn(6)), (torch.arange(3.0).expand(2, 3), torch.arange(3.0).expand(2, 3)), (IMAGE, torch.tensor(2)),
+    (LAST, torch.randn(6)), (IMAGE, torch.tensor(2)),
+    (torch.arange(3.0).expand(2, 3), torch.arange(3.0).expand(2, 3)),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.members import all_modules
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
-    return [(module, module.training) for module in model.modules()]
+    return [(module, module.training) for module in all_modules(model)]
 
 
 def put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
@@ -41,7 +42,7 @@ def put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 
 def set_training(model: nn.Module, training: bool) -> None:
     """``model.train(training)``; straight into the modules' dicts where none does more than set its flag."""
-    modules = list(model.modules())
+    modules = all_modules(model)
     if any(map(_does_more, modules)):
         model.train(training)
         return
@@ -141,7 +142,7 @@ MODULES_OWN = frozenset(nn.Module().__dict__)
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Attributes, buffers and parameters that are set meanwhile are gone afterwards."""
-    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
+    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in all_modules(model)]
     try:
         yield
     finally:

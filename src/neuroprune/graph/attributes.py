@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroprune.base.members import named_modules
 from neuroprune.base.modes import MODULES_OWN, put_back, refresh, restored
 from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
 
@@ -61,7 +62,7 @@ class Attributes:
         with restored(model):
             refresh(model)  # what it computed from its weights and keeps would hide them
             try:
-                for name, module in list(model.named_modules()):
+                for name, module in named_modules(model):
                     self._convert(name, module)
                 yield
             finally:

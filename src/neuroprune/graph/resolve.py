@@ -67,7 +67,7 @@ def resolve(records: Records) -> Components:
     products = _without_fixed(records, ties, pins)
     while True:
         of = _connect(ties, size)
-        told = (_telling(np.unique(of[rows], axis=0)) for rows in products)
+        told = (_telling(unique_rows(of[rows])) for rows in products)
         tables = [table for table in told if len(table)]  # none is left where everything collapsed
         extra = _conflicts(tables)
         if not extra:
@@ -80,6 +80,18 @@ def resolve(records: Records) -> Components:
     for labels, reason in pins:
         components.pinned.add(components.bases(labels)[1], reason)
     return components
+
+
+def unique_rows(table: np.ndarray) -> np.ndarray:
+    """``np.unique(table, axis=0)`` of numbers >= 0: where a row fits into one number, those are sorted instead."""
+    span = int(table.max(initial=0)) + 1
+    if span ** table.shape[1] >= 2**63:
+        return np.unique(table, axis=0)
+    key = table[:, 0]
+    for column in range(1, table.shape[1]):
+        key = key * span + table[:, column]
+    rows: np.ndarray = table[np.unique(key, return_index=True)[1]]
+    return rows
 
 
 def _connect(ties: list[Pairs], size: int) -> np.ndarray:
@@ -134,7 +146,7 @@ def _without_fixed(records: Records, ties: list[Pairs], pins: list[tuple[np.ndar
         if lost.size:
             pins.append((lost, fixed))
     ties += [(t[:, 0], t[:, 1]) for t in by_arity.pop(2, [])]
-    return [np.unique(np.concatenate(tables), axis=0) for _, tables in sorted(by_arity.items())]
+    return [unique_rows(np.concatenate(tables)) for _, tables in sorted(by_arity.items())]
 
 
 def _conflicts(tables: list[np.ndarray]) -> list[Pairs]:
@@ -193,7 +205,7 @@ def _expand(tables: list[np.ndarray], count: int) -> Pairs:
         pairs = np.stack(
             [np.concatenate([whole[~inner], np.repeat(whole[inner], counts[inner])]),
              np.concatenate([part[~inner], grown])], axis=1)  # fmt: skip
-        pairs = np.unique(pairs, axis=0)
+        pairs = unique_rows(pairs)
         whole, part = pairs[:, 0], pairs[:, 1]
     owners = np.concatenate(
         [everything[~made], whole]

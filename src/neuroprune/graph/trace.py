@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.members import named_parameters
 from neuroprune.base.registry import nearest
 from neuroprune.graph.interpret import interpret
 from neuroprune.graph.records import Reason
@@ -54,7 +55,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     """
     mode, attributes = interpret(model, example_inputs)
     components = resolve(mode.records)
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in named_parameters(model)}
     groups, refused = group_units(mode.records, mode.owners, components, parameters)
     system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
     refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import numpy as np
 
 from neuroprune.graph.records import Reason, Records
-from neuroprune.graph.resolve import Components
+from neuroprune.graph.resolve import Components, unique_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ def _owned(owners: Sequence[Owner], components: Components) -> _Places:
     owner = np.repeat(np.arange(len(owners)), counts)
     index = np.concatenate([np.arange(count) for count in counts])
     position, base = components.bases(labels)
-    order = np.lexsort((index[position], owner[position], base))
+    order = np.argsort(base, kind="stable")  # owners and indices ascend already
     return _Places(base[order], owner[position][order], index[position][order])
 
 
@@ -233,7 +233,7 @@ def _refusals(
 ) -> tuple[Refusal, ...]:
     """One line per tensor dimension that holds something pinned, with the first reason."""
     stuck = ~free[place.base]
-    pairs = np.unique(np.stack([place.owner[stuck], place.base[stuck]], axis=1), axis=0)
+    pairs = unique_rows(np.stack([place.owner[stuck], place.base[stuck]], axis=1))
     first: dict[int, int] = {}
     for owner, base in pairs.tolist():
         why = components.pinned.why(base)
