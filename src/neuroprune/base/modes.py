@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.members import all_modules
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
-    return [(module, module.training) for module in all_modules(model)]
+    return [(module, module.training) for module in model.modules()]
 
 
 def put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
@@ -42,7 +42,7 @@ def put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 
 def set_training(model: nn.Module, training: bool) -> None:
     """``model.train(training)``; straight into the modules' dicts where none does more than set its flag."""
-    modules = all_modules(model)
+    modules = list(model.modules())
     if any(map(_does_more, modules)):
         model.train(training)
         return
@@ -60,6 +60,18 @@ def _does_more(module: nn.Module) -> bool:
     kind = type(module)
     plain = kind.train is nn.Module.train and kind.eval is nn.Module.eval and "train" not in module.__dict__
     return not plain or not _is_a_flag(module)
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Python looks for garbage cycles after so many new objects: where most are kept, it does so in vain."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -142,7 +154,7 @@ MODULES_OWN = frozenset(nn.Module().__dict__)
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Attributes, buffers and parameters that are set meanwhile are gone afterwards."""
-    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in all_modules(model)]
+    before = [(m.__dict__, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
     try:
         yield
     finally:
@@ -174,9 +186,11 @@ def refresh(model: nn.Module) -> nn.Module:
 
     Those that cache do so while ``training`` is False, and drop it in ``train()``; each module keeps its own mode.
     """
+    if not any(map(_does_more, model.modules())):
+        return model
     modes = modes_of(model)
     with contextlib.suppress(UserError):  # a network for inference only has no other mode
-        set_training(model, True)
+        model.train()
     put_back_modes(modes)
     return model
 

@@ -7,22 +7,25 @@ import enum
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from neuroprune.base.members import named_modules
 from neuroprune.base.modes import MODULES_OWN, put_back, refresh, restored
 from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
 
 _DEPTH = 5
+#: of a convolution: none of them counts channels, and its call would hold them fast one by one
+_GEOMETRY = frozenset(
+    ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+)
 #: what most attributes are that hold no integer
 _WITHOUT_SIZES = frozenset((bool, type(None), str, float, torch.dtype, torch.device))
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an integer lives: module path, and a path below it such as ``sizes[1]`` or ``config.hidden_size``."""
 
     module: str
@@ -62,7 +65,7 @@ class Attributes:
         with restored(model):
             refresh(model)  # what it computed from its weights and keeps would hide them
             try:
-                for name, module in named_modules(model):
+                for name, module in list(model.named_modules()):
                     self._convert(name, module)
                 yield
             finally:
@@ -73,8 +76,10 @@ class Attributes:
         for held in (module._parameters, module._buffers):
             for key, tensor in held.items():
                 held[key] = self._converted(tensor, name, key, 0)
+        without = _GEOMETRY if isinstance(module, _ConvNd) else ()
         for key, value in own_attributes(module):
-            module.__dict__[key] = self._converted(value, name, key, 0)
+            if key not in without and type(value) not in _WITHOUT_SIZES:
+                module.__dict__[key] = self._converted(value, name, key, 0)
 
     def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
         kind = type(value)

@@ -16,7 +16,6 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.members import named_buffers, named_modules, named_parameters
 from neuroprune.base.modes import evaluation, training_branches
 from neuroprune.graph.attributes import Attributes
 from neuroprune.graph.calls import as_calls, map_tensors, tensors_in
@@ -196,7 +195,7 @@ def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[
 
     When a module raises, its name stays there, so that the error can say where.
     """
-    names = {id(module): name for name, module in named_modules(model)}
+    names = {id(module): name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
         name = names.get(id(module))
@@ -271,7 +270,7 @@ def _idle(model: nn.Module, ran: set[str]) -> bool:
     """
     if hasattr(type(model), "neuroprune_tier"):
         return False
-    modules = named_modules(model)
+    modules = model.named_modules()
     return any(name not in ran and any(p is not None for p in m._parameters.values()) for name, m in modules)
 
 
@@ -304,8 +303,8 @@ class _StandIns:
 def _on_meta(model: nn.Module) -> _StandIns | None:
     """Stand-ins, unless the model holds tensors that only their own class understands."""
     plain = (Tensor, nn.Parameter, nn.Buffer)
-    tensors = [*named_parameters(model), *named_buffers(model)]
-    return _StandIns() if all(type(t) in plain and t.layout is torch.strided for _, t in tensors) else None
+    tensors = [*model.parameters(), *model.buffers()]
+    return _StandIns() if all(type(t) in plain and t.layout is torch.strided for t in tensors) else None
 
 
 @contextlib.contextmanager
@@ -314,7 +313,7 @@ def labelled(model: nn.Module, mode: LabelMode, stand_ins: _StandIns | None = No
     sizes = ProvenanceMode(mode, stand_ins)
     try:
         with sizes.attributes.installed(model):
-            for name, tensor in [*named_parameters(model), *named_buffers(model)]:
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 mode.own(name, tensor)
             yield sizes
     finally:

@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.members import named_modules, named_parameters
 from neuroprune.graph.calls import as_calls
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group, Slice
@@ -162,8 +161,8 @@ def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: 
 def _views(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> list[WeightView]:
     """Every tensor the criterion looks at, with what it needs to know of it."""
     out: list[WeightView] = []
-    modules = dict(named_modules(model))
-    for name, weight in named_parameters(model):
+    modules = dict(model.named_modules())
+    for name, weight in model.named_parameters():
         module = modules[name.rpartition(".")[0]]
         scale = isinstance(module, _BatchNorm) and name.endswith("weight")
         if scale if rule.looks == "scales" else weight.dim() >= 2:

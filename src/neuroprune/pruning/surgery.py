@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.members import named_modules
 from neuroprune.base.modes import refresh
 from neuroprune.graph.attributes import AttributeEdit
 from neuroprune.pruning import paths
@@ -188,7 +187,7 @@ def attribute_edits(
     shrinking = {id(tensor): removed[name] for name, tensor in named_tensors(model).items() if name in removed}
     known = {(e.module, e.name): e.after for e in solved}
     edits = list(solved)
-    for path, module in named_modules(model):
+    for path, module in model.named_modules():
         sizes: dict[str, tuple[int, int]] = {}
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             dims = shrinking.get(id(tensor))

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroprune.base.members import named_buffers, named_parameters
-
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each object once."""
-    return {**dict(named_parameters(model)), **dict(named_buffers(model))}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def shrink(tensor: Tensor, removed: Mapping[int, tuple[int, ...]]) -> Tensor:
