@@ -97,7 +97,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
             return None
         op = OpCall(name, func, arguments, outputs, self.labels_of, self.records, self.reason(name))
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
-        if rule is None and func is not None and torch.Tag.pointwise in func.tags:
+        if rule is None and func is not None and _is_pointwise(func):
             rule = elementwise
         if rule is None:
             op.complaint = "there is no rule for this operator"
@@ -179,14 +179,25 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments by schema name, defaults included."""
     bound: dict[str, Any] = {}
-    for index, argument in enumerate(func._schema.arguments):
+    for index, (name, has_default, default) in enumerate(_arguments(func)):
         if index < len(args):
-            bound[argument.name] = args[index]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
+            bound[name] = args[index]
+        elif name in kwargs:
+            bound[name] = kwargs[name]
+        elif has_default:
+            bound[name] = default
     return bound
+
+
+@functools.cache
+def _arguments(func: OpOverload) -> list[tuple[str, bool, Any]]:
+    """Name, whether there is a default, and the default: asked of the schema once."""
+    return [(a.name, a.has_default_value(), a.default_value) for a in func._schema.arguments]
+
+
+@functools.cache
+def _is_pointwise(func: OpOverload) -> bool:
+    return torch.Tag.pointwise in func.tags
 
 
 @contextlib.contextmanager

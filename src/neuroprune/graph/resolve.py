@@ -62,7 +62,7 @@ class Components:
 def resolve(records: Records) -> Components:
     """Tie what must be tied until every component has at most one definition, then expand the definitions."""
     size = records.next_label
-    ties = [(a.astype(np.int64), b.astype(np.int64)) for a, b in records.ties]
+    ties = list(records.ties)
     pins = list(records.pins)
     products = _without_fixed(records, ties, pins)
     while True:
@@ -83,15 +83,27 @@ def resolve(records: Records) -> Components:
 
 
 def unique_rows(table: np.ndarray) -> np.ndarray:
-    """``np.unique(table, axis=0)`` of numbers >= 0: where a row fits into one number, those are sorted instead."""
+    """``np.unique(table, axis=0)`` of numbers >= 0."""
+    key = _one_number_each(table)
+    rows: np.ndarray = np.unique(table, axis=0) if key is None else table[np.unique(key, return_index=True)[1]]
+    return rows
+
+
+def row_counts(table: np.ndarray) -> np.ndarray:
+    """How often each of the rows (numbers >= 0) is there."""
+    key = _one_number_each(table)
+    return np.unique(table if key is None else key, axis=0, return_counts=True)[1]
+
+
+def _one_number_each(table: np.ndarray) -> np.ndarray | None:
+    """A number for each row, in the order of the rows: quicker to sort. None where rows do not fit into one."""
     span = int(table.max(initial=0)) + 1
     if span ** table.shape[1] >= 2**63:
-        return np.unique(table, axis=0)
+        return None
     key = table[:, 0]
     for column in range(1, table.shape[1]):
         key = key * span + table[:, column]
-    rows: np.ndarray = table[np.unique(key, return_index=True)[1]]
-    return rows
+    return key
 
 
 def _connect(ties: list[Pairs], size: int) -> np.ndarray:

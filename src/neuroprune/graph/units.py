@@ -115,10 +115,7 @@ def _owned(owners: Sequence[Owner], components: Components) -> _Places:
 
 def _free(records: Records, components: Components) -> np.ndarray:
     """Per component: it is not pinned, and a sum consumes it. What no sum consumes was lost on the way."""
-    free = np.zeros(components.start.size - 1, dtype=bool)
-    for labels in records.consumed:
-        free[components.bases(labels)[1]] = True
-    free &= ~components.pinned.all
+    free: np.ndarray = _touched(records.consumed, components) & ~components.pinned.all
     return free
 
 
@@ -206,8 +203,8 @@ def _kinds(records: Records, components: Components) -> dict[int, str]:
 
 def _touched(vectors: Sequence[np.ndarray], components: Components) -> np.ndarray:
     touched = np.zeros(components.start.size - 1, dtype=bool)
-    for labels in vectors:
-        touched[components.bases(labels)[1]] = True
+    if vectors:
+        touched[components.bases(np.concatenate([labels.ravel() for labels in vectors]))[1]] = True
     return touched
 
 
@@ -234,13 +231,11 @@ def _refusals(
     """One line per tensor dimension that holds something pinned, with the first reason."""
     stuck = ~free[place.base]
     pairs = unique_rows(np.stack([place.owner[stuck], place.base[stuck]], axis=1))
-    first: dict[int, int] = {}
-    for owner, base in pairs.tolist():
-        why = components.pinned.why(base)
-        if why is not None and not why.quiet:
-            first.setdefault(owner, base)
+    quiet = np.array([why.quiet for why in components.pinned.reasons] + [True])  # the last: no reason at all
+    loud = pairs[~quiet[components.pinned.number[pairs[:, 1]]]]
+    first = np.unique(loud[:, 0], return_index=True)[1]
     out = []
-    for owner, base in sorted(first.items()):
+    for owner, base in loud[first].tolist():
         why, (tensor, dim, *_) = components.pinned.why(base), owners[owner]
         assert why is not None
         out.append(Refusal(tensor, dim, why.operator, why.module, why.where, why.text))

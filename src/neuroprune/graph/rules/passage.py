@@ -38,18 +38,21 @@ def _permuted(op: OpCall, dim: int) -> int | None:
 
 def _swapped(op: OpCall, dim: int) -> int | None:
     ndim = op.args["self"].dim()
-    pair: tuple[int, int] = (0, ndim - 1) if op.name == "t" else (op.args["dim0"] % ndim, op.args["dim1"] % ndim)
+    pair: tuple[int, int] = (0, ndim - 1)
+    if op.name != "t":
+        pair = (op.args["dim0"] % ndim, op.args["dim1"] % ndim)
     return pair[1 - pair.index(dim)] if dim in pair else dim
 
 
 def _shifted(op: OpCall, dim: int) -> int | None:
     """A new dimension of size one before or behind."""
-    at = op.args["dim"] % op.outputs[0].dim()
+    at: int = op.args["dim"] % op.outputs[0].dim()
     return dim + (dim >= at)
 
 
 def _expanded(op: OpCall, dim: int) -> int | None:
-    return dim + op.outputs[0].dim() - op.args["self"].dim()
+    behind: int = op.args["self"].dim() - dim
+    return op.outputs[0].dim() - behind
 
 
 def _viewed(op: OpCall, dim: int) -> int | None:
@@ -70,7 +73,7 @@ def _beside(op: OpCall, dim: int) -> int | None:
 
 def _without(op: OpCall, dim: int) -> int | None:
     """Another dimension is taken apart."""
-    at = op.args["dim"] % op.args["self"].dim()
+    at: int = op.args["dim"] % op.args["self"].dim()
     return None if dim == at else dim - (dim > at)
 
 
