@@ -32,7 +32,7 @@ def together(found: Components, numbers: Iterable[int]) -> bool:
 
 def test_ties_are_transitive_and_leave_the_rest_alone() -> None:
     given = records(5)
-    given.tie(labels(1, 2), labels(2, 3), WHY)
+    given.tie(labels(1, 2), labels(2, 3), lambda: WHY)
     found = resolve(given)
     assert together(found, (1, 2, 3))
     assert not together(found, (1, 4))
@@ -41,7 +41,7 @@ def test_ties_are_transitive_and_leave_the_rest_alone() -> None:
 
 def test_a_tie_to_a_fixed_label_pins() -> None:
     given = records(2)
-    given.tie(labels(1, 2), labels(0, 2), WHY)
+    given.tie(labels(1, 2), labels(0, 2), lambda: WHY)
     found = resolve(given)
     assert set(np.flatnonzero(found.pinned.all).tolist()) == bases(found, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,14 +18,60 @@ from neuroprune.base.errors import UserError
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each module is back in its own mode."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = modes_of(model)
     try:
-        model.eval()
+        set_training(model, False)
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
+        put_back_modes(modes)
+
+
+def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for module in model.modules()]
+
+
+def put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    """The flags alone: what a module does when its mode changes is not done again."""
+    for module, training in modes:
+        if _is_a_flag(module):
+            module.__dict__["training"] = training
+        else:
             module.training = training
+
+
+def set_training(model: nn.Module, training: bool) -> None:
+    """``model.train(training)``; straight into the modules' dicts where none does more than set its flag."""
+    modules = list(model.modules())
+    if any(map(_does_more, modules)):
+        model.train(training)
+        return
+    for module in modules:
+        module.__dict__["training"] = training
+
+
+def _is_a_flag(module: nn.Module) -> bool:
+    """Setting ``module.training`` writes into its dict and nothing else."""
+    return type(module).__setattr__ is nn.Module.__setattr__ and "training" in module.__dict__
+
+
+def _does_more(module: nn.Module) -> bool:
+    """Its class drops or makes something when the mode changes (a cache of merged weights, say)."""
+    kind = type(module)
+    plain = kind.train is nn.Module.train and kind.eval is nn.Module.eval and "train" not in module.__dict__
+    return not plain or not _is_a_flag(module)
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Python looks for garbage cycles after so many new objects: where most are kept, it does so in vain."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -139,11 +186,12 @@ def refresh(model: nn.Module) -> nn.Module:
 
     Those that cache do so while ``training`` is False, and drop it in ``train()``; each module keeps its own mode.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    if not any(map(_does_more, model.modules())):
+        return model
+    modes = modes_of(model)
     with contextlib.suppress(UserError):  # a network for inference only has no other mode
         model.train()
-    for module, training in modes:
-        module.training = training
+    put_back_modes(modes)
     return model
 
 

@@ -7,19 +7,25 @@ import enum
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from neuroprune.base.modes import MODULES_OWN, put_back, refresh, restored
 from neuroprune.graph.expressions import ATTRIBUTE, SizeInt
 
 _DEPTH = 5
+#: of a convolution: none of them counts channels, and its call would hold them fast one by one
+_GEOMETRY = frozenset(
+    ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+)
+#: what most attributes are that hold no integer
+_WITHOUT_SIZES = frozenset((bool, type(None), str, float, torch.dtype, torch.device))
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an integer lives: module path, and a path below it such as ``sizes[1]`` or ``config.hidden_size``."""
 
     module: str
@@ -70,17 +76,20 @@ class Attributes:
         for held in (module._parameters, module._buffers):
             for key, tensor in held.items():
                 held[key] = self._converted(tensor, name, key, 0)
+        without = _GEOMETRY if isinstance(module, _ConvNd) else ()
         for key, value in own_attributes(module):
-            module.__dict__[key] = self._converted(value, name, key, 0)
+            if key not in without and type(value) not in _WITHOUT_SIZES:
+                module.__dict__[key] = self._converted(value, name, key, 0)
 
     def _converted(self, value: Any, module: str, path: str, depth: int) -> Any:
-        if isinstance(value, bool) or depth > _DEPTH:
+        kind = type(value)
+        if kind in _WITHOUT_SIZES or depth > _DEPTH:
             return value
-        if isinstance(value, Tensor):
-            return value if self._stand_in is None else self._stand_in(value)
-        if type(value) is int:
+        if kind is int:
             self.places.append(Place(module, path, value))
             return SizeInt.of(value, (ATTRIBUTE, len(self.places) - 1), self._book)
+        if isinstance(value, Tensor):
+            return value if self._stand_in is None else self._stand_in(value)
         if type(value) is tuple or isinstance(value, torch.Size):
             items = [self._converted(v, module, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
             return type(value)(items)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.errors import UserError
@@ -80,7 +81,7 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         shortcut = SHORTCUTS.get(func) if self.on_meta else None
         result = func(*args, **(kwargs or {})) if shortcut is None else shortcut(*args, **(kwargs or {}))
         if not self.paused:
-            outputs = list(_tensors(result))
+            outputs = _tensors((result,))
             if outputs:
                 with unset_fake_temporarily():
                     self.follow(func.overloadpacket.__name__, func, bind(func, args, kwargs or {}), outputs)
@@ -90,16 +91,16 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: u
         self, name: str, func: OpOverload | None, arguments: dict[str, Any], outputs: list[Tensor]
     ) -> OpCall | None:
         """Apply the rule of one operator; None when none of its inputs bears labels."""
-        inputs = list(_tensors(list(arguments.values())))
-        if not any(map(self.labels_of, inputs)):
+        # taken now: an operator may write in place
+        held = [(tensor, labels) for tensor in _tensors(arguments.values()) if (labels := self.labels_of(tensor))]
+        if not held:
             return None
         op = OpCall(name, func, arguments, outputs, self.labels_of, self.records, self.reason(name))
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
-        if rule is None and func is not None and torch.Tag.pointwise in func.tags:
+        if rule is None and func is not None and _is_pointwise(func):
             rule = elementwise
         if rule is None:
             op.complaint = "there is no rule for this operator"
-        held = [(tensor, self.labels_of(tensor)) for tensor in inputs]  # an operator may write in place
         produced = self._run_rule(rule, op)
         for tensor, labels in held:
             for dim, vector in labels.items():
@@ -164,26 +165,39 @@ def _with_constant_masks(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (args[0], indices, *args[2:])
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
     """Tensors among an operator's arguments or results, which are nested in lists and tuples at most."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value)
+    return found
 
 
 def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments by schema name, defaults included."""
     bound: dict[str, Any] = {}
-    for index, argument in enumerate(func._schema.arguments):
+    for index, (name, has_default, default) in enumerate(_arguments(func)):
         if index < len(args):
-            bound[argument.name] = args[index]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
+            bound[name] = args[index]
+        elif name in kwargs:
+            bound[name] = kwargs[name]
+        elif has_default:
+            bound[name] = default
     return bound
+
+
+@functools.cache
+def _arguments(func: OpOverload) -> list[tuple[str, bool, Any]]:
+    """Name, whether there is a default, and the default: asked of the schema once."""
+    return [(a.name, a.has_default_value(), a.default_value) for a in func._schema.arguments]
+
+
+@functools.cache
+def _is_pointwise(func: OpOverload) -> bool:
+    return torch.Tag.pointwise in func.tags
 
 
 @contextlib.contextmanager
@@ -192,16 +206,20 @@ def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[
 
     When a module raises, its name stays there, so that the error can say where.
     """
-    handles = []
+    names = {id(module): name for name, module in model.named_modules()}
 
-    def enter(name: str) -> None:
-        stack.append(name)
-        ran.add(name)
+    def enter(module: nn.Module, _: Any) -> None:
+        name = names.get(id(module))
+        if name is not None:
+            stack.append(name)
+            ran.add(name)
 
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
-        # Without always_call the hook does not run when the module raises, which is what leaves the name.
-        handles.append(module.register_forward_hook(lambda *_: _drop_last(stack)))
+    def leave(module: nn.Module, *_: Any) -> None:
+        if id(module) in names:
+            stack.pop()
+
+    # for all modules at once: two hooks on each cost more than what most layers do here
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
         yield
     finally:
@@ -218,11 +236,6 @@ def visible_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _drop_last(stack: list[str]) -> None:
-    """A forward hook must return None: anything else would replace the module's output."""
-    stack.pop()
 
 
 def interpret(model: nn.Module, example_inputs: Any) -> tuple[LabelMode, Attributes]:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional
 from torch import Tensor
+from torch._C import _DisableTorchDispatch
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
-from torch.utils._python_dispatch import _disable_current_modes
 
 from neuroprune.graph.attributes import Attributes
 from neuroprune.graph.expressions import COUNT, SizeFloat, SizeInt, Tree
@@ -107,7 +107,7 @@ class ProvenanceMode(TorchFunctionMode):
         result = func(*args, **kwargs)
         handler = HANDLERS.get(name)
         if handler is not None:
-            with _disable_current_modes():  # our own arithmetic on labels is no operation of the model
+            with _DisableTorchDispatch():  # our own arithmetic on labels is no operation of the model
                 handler(Call(self, name, args, kwargs, result))
         else:
             self.unchanged(args, kwargs)
@@ -159,7 +159,7 @@ class ProvenanceMode(TorchFunctionMode):
 
     def equate(self, left: Tree, right: Tree, operator: str, text: str) -> None:
         if left != right:
-            self.labels.records.equate(left, right, self.labels.reason(operator)(text))
+            self.labels.records.equate(left, right, lambda: self.labels.reason(operator)(text))
 
     def lose(self, number: int) -> None:
         """A size became this number in a way that cannot be followed."""
@@ -246,6 +246,6 @@ def in_one_piece(book: ProvenanceMode, name: str, arguments: dict[str, Any], run
         mode.paused = before
     outputs = [t for t in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(t, Tensor)]
     if not mode.paused:
-        with _disable_current_modes():
+        with _DisableTorchDispatch():
             mode.follow(name, None, arguments, outputs)
     return result

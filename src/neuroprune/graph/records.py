@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -11,7 +13,7 @@ from types import FrameType
 import numpy as np
 import torch
 
-from neuroprune.graph.expressions import Tree
+from neuroprune.graph.expressions import ATTRIBUTE, Tree
 from neuroprune.graph.labels import FIXED, Vector
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -46,6 +48,10 @@ class Equation:
     reason: Reason
 
 
+#: of an attribute that keeps its value: that holds nothing else, so nobody asks where it was
+_HELD = Reason("size", "", "", "is used as a number")
+
+
 @dataclass
 class Records:
     """Everything the rules say about labels during one trace."""
@@ -63,24 +69,28 @@ class Records:
     vectors: list[np.ndarray] = field(default_factory=list)  # label vectors whose counts equations speak of
     next_label: int = 1  # 0 is FIXED
     _vector_ids: dict[bytes, int] = field(default_factory=dict)
+    _equated: set[tuple[Tree, Tree]] = field(default_factory=set)
 
     def fresh(self, count: int) -> Vector:
         """``count`` labels that nothing bears yet."""
         self.next_label += count
         return np.arange(self.next_label - count, self.next_label)
 
-    def tie(self, a: Vector, b: Vector, reason: Reason) -> None:
-        """Elementwise: these two labels go together. A label tied to FIXED is pinned."""
+    def tie(self, a: Vector, b: Vector, reason: Callable[[], Reason]) -> None:
+        """Elementwise: these two labels go together. One tied to FIXED is pinned, for that reason."""
         if a is b:
             return
-        left, right = (x.ravel() for x in np.broadcast_arrays(a, b))
-        fixed = (left == FIXED) | (right == FIXED)
-        if fixed.any():
-            self._pin(np.concatenate([left[fixed], right[fixed]]), reason)
-            left, right = left[~fixed], right[~fixed]
+        left, right = (a, b) if a.shape == b.shape else np.broadcast_arrays(a, b)
         different = left != right
-        if different.any():
-            self.ties.append((left[different], right[different]))
+        if not different.any():
+            return
+        left, right = left[different], right[different]
+        if not (left.all() and right.all()):
+            fixed = (left == FIXED) | (right == FIXED)
+            self._pin(np.concatenate([left[fixed], right[fixed]]), reason())
+            left, right = left[~fixed], right[~fixed]
+        if left.size:
+            self.ties.append((left, right))
 
     def product(self, whole: np.ndarray, *parts: np.ndarray) -> None:
         """Elementwise: ``whole[i]`` goes when one of ``parts[j][i]`` goes."""
@@ -106,8 +116,12 @@ class Records:
             self.vectors.append(labels)
         return self._vector_ids[key]
 
-    def equate(self, left: Tree, right: Tree, reason: Reason) -> None:
-        self.equations.append(Equation(left, right, reason))
+    def equate(self, left: Tree, right: Tree, reason: Callable[[], Reason]) -> None:
+        """What was said before is not said again; the first reason stays."""
+        if (left, right) not in self._equated:
+            self._equated.add((left, right))
+            held = isinstance(left, tuple) and left[0] == ATTRIBUTE and not isinstance(right, tuple)
+            self.equations.append(Equation(left, right, _HELD if held else reason()))
 
 
 def user_line() -> str:
@@ -133,5 +147,6 @@ def user_line_of(error: BaseException) -> str:
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
+@functools.cache
 def is_users(filename: str) -> bool:
     return not filename.startswith((_TORCH, _OURS, "<"))

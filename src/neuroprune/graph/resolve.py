@@ -62,12 +62,12 @@ class Components:
 def resolve(records: Records) -> Components:
     """Tie what must be tied until every component has at most one definition, then expand the definitions."""
     size = records.next_label
-    ties = [(a.astype(np.int64), b.astype(np.int64)) for a, b in records.ties]
+    ties = list(records.ties)
     pins = list(records.pins)
     products = _without_fixed(records, ties, pins)
     while True:
         of = _connect(ties, size)
-        told = (_telling(np.unique(of[rows], axis=0)) for rows in products)
+        told = (_telling(unique_rows(of[rows])) for rows in products)
         tables = [table for table in told if len(table)]  # none is left where everything collapsed
         extra = _conflicts(tables)
         if not extra:
@@ -80,6 +80,30 @@ def resolve(records: Records) -> Components:
     for labels, reason in pins:
         components.pinned.add(components.bases(labels)[1], reason)
     return components
+
+
+def unique_rows(table: np.ndarray) -> np.ndarray:
+    """``np.unique(table, axis=0)`` of numbers >= 0."""
+    key = _one_number_each(table)
+    rows: np.ndarray = np.unique(table, axis=0) if key is None else table[np.unique(key, return_index=True)[1]]
+    return rows
+
+
+def row_counts(table: np.ndarray) -> np.ndarray:
+    """How often each of the rows (numbers >= 0) is there."""
+    key = _one_number_each(table)
+    return np.unique(table if key is None else key, axis=0, return_counts=True)[1]
+
+
+def _one_number_each(table: np.ndarray) -> np.ndarray | None:
+    """A number for each row, in the order of the rows: quicker to sort. None where rows do not fit into one."""
+    span = int(table.max(initial=0)) + 1
+    if span ** table.shape[1] >= 2**63:
+        return None
+    key = table[:, 0]
+    for column in range(1, table.shape[1]):
+        key = key * span + table[:, column]
+    return key
 
 
 def _connect(ties: list[Pairs], size: int) -> np.ndarray:
@@ -134,7 +158,7 @@ def _without_fixed(records: Records, ties: list[Pairs], pins: list[tuple[np.ndar
         if lost.size:
             pins.append((lost, fixed))
     ties += [(t[:, 0], t[:, 1]) for t in by_arity.pop(2, [])]
-    return [np.unique(np.concatenate(tables), axis=0) for _, tables in sorted(by_arity.items())]
+    return [unique_rows(np.concatenate(tables)) for _, tables in sorted(by_arity.items())]
 
 
 def _conflicts(tables: list[np.ndarray]) -> list[Pairs]:
@@ -193,7 +217,7 @@ def _expand(tables: list[np.ndarray], count: int) -> Pairs:
         pairs = np.stack(
             [np.concatenate([whole[~inner], np.repeat(whole[inner], counts[inner])]),
              np.concatenate([part[~inner], grown])], axis=1)  # fmt: skip
-        pairs = np.unique(pairs, axis=0)
+        pairs = unique_rows(pairs)
         whole, part = pairs[:, 0], pairs[:, 1]
     owners = np.concatenate(
         [everything[~made], whole]

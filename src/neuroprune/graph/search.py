@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuroprune.graph.expressions import ATTRIBUTE, COUNT, OPERATORS, Tree, leaves
@@ -150,6 +150,8 @@ class Problem:
             total, found = self._finish(part, known, trial, narrowed, bound)
             if total < bound:
                 best, bound = (total, found), total
+            if bound <= 0:
+                break  # nothing costs less
         return best
 
     def _finish(
@@ -180,12 +182,18 @@ class Problem:
 
         return min(part, key=rank)
 
-    def _ordered(self, key: Key, known: Values, domains: dict[Key, list[int]]) -> list[int]:
+    def _ordered(self, key: Key, known: Values, domains: dict[Key, list[int]]) -> Iterator[int]:
+        """The cheapest first. Where that is what was wanted, and free, nobody may ask for the others."""
         variable = self.variables[key]
-        values = domains.get(key)
+        values, wanted = domains.get(key), variable.wanted
         if values is None:
-            return [variable.size]
-        return sorted(values, key=lambda v: (self._least(key, v, known), abs(v - variable.wanted), -v))
+            yield variable.size
+            return
+        free = wanted in values and self._least(key, wanted, known) == 0
+        if free:
+            yield wanted
+        rest = [v for v in values if not free or v != wanted]
+        yield from sorted(rest, key=lambda v: (self._least(key, v, known), abs(v - wanted), -v))
 
     def _least(self, key: Key, value: int, known: Values) -> float:
         """What this assignment costs at least: shares only shrink when the other factors are chosen."""

@@ -17,7 +17,7 @@ from neuroprune.graph.attributes import AttributeEdit, Place
 from neuroprune.graph.expressions import ATTRIBUTE, COUNT, Tree, leaves, substitute
 from neuroprune.graph.labels import FIXED
 from neuroprune.graph.records import Equation, Reason, Records
-from neuroprune.graph.resolve import Components
+from neuroprune.graph.resolve import Components, row_counts, unique_rows
 from neuroprune.graph.search import Problem, Variable
 from neuroprune.graph.units import Group, Owner, renamed
 
@@ -155,9 +155,8 @@ class _Counter:
         return out
 
     def _add(self, out: Monomials, keys: np.ndarray, members: np.ndarray) -> bool:
-        for key in np.unique(keys, axis=0):
-            inside = members[(keys == key).all(axis=1)]
-            _, counts = np.unique(inside, axis=0, return_counts=True)
+        for key in unique_rows(keys):
+            counts = row_counts(members[(keys == key).all(axis=1)])
             whole = int(np.prod([self.groups[g].size for g in key]))
             if len(set(key.tolist())) < len(key) or counts.size != whole or (counts != counts[0]).any():
                 return False

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import without_collector
 from neuroprune.base.registry import nearest
 from neuroprune.graph.interpret import interpret
 from neuroprune.graph.records import Reason
@@ -52,11 +53,12 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     calls, whose findings are merged. Raises UserError when the model fails on them or its control flow depends
     on their values.
     """
-    mode, attributes = interpret(model, example_inputs)
-    components = resolve(mode.records)
-    parameters = {name for name, _ in model.named_parameters()}
-    groups, refused = group_units(mode.records, mode.owners, components, parameters)
-    system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
+    with without_collector():
+        mode, attributes = interpret(model, example_inputs)
+        components = resolve(mode.records)
+        parameters = {name for name, _ in model.named_parameters()}
+        groups, refused = group_units(mode.records, mode.owners, components, parameters)
+        system, stuck = build_system(mode.records, components, groups, mode.owners, attributes.places)
     refused += tuple(_held(groups[i], reason) for i, reason in sorted(stuck.items()))
     return Trace(system.groups, refused, system, tuple(mode.owners), components, mode.digest, mode.idle)
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import numpy as np
 
 from neuroprune.graph.records import Reason, Records
-from neuroprune.graph.resolve import Components
+from neuroprune.graph.resolve import Components, unique_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,16 +109,13 @@ def _owned(owners: Sequence[Owner], components: Components) -> _Places:
     owner = np.repeat(np.arange(len(owners)), counts)
     index = np.concatenate([np.arange(count) for count in counts])
     position, base = components.bases(labels)
-    order = np.lexsort((index[position], owner[position], base))
+    order = np.argsort(base, kind="stable")  # owners and indices ascend already
     return _Places(base[order], owner[position][order], index[position][order])
 
 
 def _free(records: Records, components: Components) -> np.ndarray:
     """Per component: it is not pinned, and a sum consumes it. What no sum consumes was lost on the way."""
-    free = np.zeros(components.start.size - 1, dtype=bool)
-    for labels in records.consumed:
-        free[components.bases(labels)[1]] = True
-    free &= ~components.pinned.all
+    free: np.ndarray = _touched(records.consumed, components) & ~components.pinned.all
     return free
 
 
@@ -206,8 +203,8 @@ def _kinds(records: Records, components: Components) -> dict[int, str]:
 
 def _touched(vectors: Sequence[np.ndarray], components: Components) -> np.ndarray:
     touched = np.zeros(components.start.size - 1, dtype=bool)
-    for labels in vectors:
-        touched[components.bases(labels)[1]] = True
+    if vectors:
+        touched[components.bases(np.concatenate([labels.ravel() for labels in vectors]))[1]] = True
     return touched
 
 
@@ -233,14 +230,12 @@ def _refusals(
 ) -> tuple[Refusal, ...]:
     """One line per tensor dimension that holds something pinned, with the first reason."""
     stuck = ~free[place.base]
-    pairs = np.unique(np.stack([place.owner[stuck], place.base[stuck]], axis=1), axis=0)
-    first: dict[int, int] = {}
-    for owner, base in pairs.tolist():
-        why = components.pinned.why(base)
-        if why is not None and not why.quiet:
-            first.setdefault(owner, base)
+    pairs = unique_rows(np.stack([place.owner[stuck], place.base[stuck]], axis=1))
+    quiet = np.array([why.quiet for why in components.pinned.reasons] + [True])  # the last: no reason at all
+    loud = pairs[~quiet[components.pinned.number[pairs[:, 1]]]]
+    first = np.unique(loud[:, 0], return_index=True)[1]
     out = []
-    for owner, base in sorted(first.items()):
+    for owner, base in loud[first].tolist():
         why, (tensor, dim, *_) = components.pinned.why(base), owners[owner]
         assert why is not None
         out.append(Refusal(tensor, dim, why.operator, why.module, why.where, why.text))

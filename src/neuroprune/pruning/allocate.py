@@ -84,19 +84,30 @@ def build_plan(model: nn.Module, trace: Trace, decisions: Sequence[GroupDecision
     if edits is None:
         decisions = _settled(trace, decisions)
         edits = trace.system.edits({d.group: len(d.kept) for d in decisions}) or ()
-    gone: dict[str, dict[int, set[int]]] = {}
-    for decision in decisions:
-        if not decision.removed:
-            continue
-        for part in trace.group(decision.group).slices:
-            indices = part.indices[list(decision.removed)].ravel().tolist()
-            gone.setdefault(part.tensor, {}).setdefault(part.dim, set()).update(indices)
-    removed = {
-        name: {dim: tuple(sorted(indices)) for dim, indices in sorted(dims.items())}
-        for name, dims in sorted(gone.items())
-    }
+    removed = _removed(trace, decisions)
     changes = attribute_edits(model, removed, edits)
     return Plan(fingerprint(model), removed, changes, tuple(decisions), tier=tier_of(model))
+
+
+def _removed(trace: Trace, decisions: Sequence[GroupDecision]) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Tensor -> dimension -> indices that go, ascending."""
+    groups = {group.name: group for group in trace.groups}
+    gone: dict[str, dict[int, list[np.ndarray]]] = {}
+    for decision in decisions:
+        if decision.removed:
+            units = np.array(decision.removed)
+            for part in groups[decision.group].slices:
+                gone.setdefault(part.tensor, {}).setdefault(part.dim, []).append(part.indices[units].ravel())
+    return {
+        name: {dim: tuple(_ascending(dims[dim]).tolist()) for dim in sorted(dims)}
+        for name, dims in sorted(gone.items())
+    }
+
+
+def _ascending(indices: Sequence[np.ndarray]) -> np.ndarray:
+    """Each once: heads and their places take the same rows away."""
+    found = np.sort(np.concatenate(indices))
+    return np.unique(found) if (found[1:] == found[:-1]).any() else found
 
 
 def _settled(trace: Trace, decisions: Sequence[GroupDecision]) -> list[GroupDecision]:
@@ -193,14 +204,14 @@ def _decide(
         means = scores[:whole].reshape(-1, run).mean(axis=1)
         ranked = np.concatenate([np.repeat(means, run), np.full(group.size - whole, np.inf)])
     order = np.argsort(ranked, kind="stable")
-    removed, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
+    removed, kept = np.sort(order[:count]).tolist(), np.sort(order[count:]).tolist()
     threshold = float(ranked[order[count]]) if count < group.size else float("inf")
     return GroupDecision(
         group.name,
         criterion,
         tuple(kept),
         tuple(removed),
-        tuple(map(float, scores)),
+        tuple(np.asarray(scores, dtype=np.float64).tolist()),
         threshold,
         reason,
         constraint,

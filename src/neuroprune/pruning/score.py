@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def score(
     if rule.units is not None:
         scores = _of_units(model, trace, rule, rule.units, known, seed)
     else:
-        scores = _of_weights(trace, saliencies(model, rule, known, seed))
+        scores = _of_weights(trace, rule, _views(model, rule, known, seed))
     empty = _without_scores(trace.groups, scores, rule, keep)
     return {
         name: values if values is not None else _of_nothing(rule, empty[name], seed)
@@ -107,16 +108,17 @@ def score(
     }
 
 
-def _of_weights(trace: Trace, saliency: Mapping[str, Tensor]) -> dict[str, np.ndarray | None]:
+def _of_weights(trace: Trace, rule: Criterion, views: Sequence[WeightView]) -> dict[str, np.ndarray | None]:
     """Saliencies summed over everything that goes with a unit; None where a group has none."""
     needed: dict[str, set[int]] = defaultdict(set)
     for group in trace.groups:
         for part in group.slices:
             needed[part.tensor].add(part.dim)
     totals = {
-        (name, dim): total
-        for name, tensor in saliency.items()
-        for dim, total in _totals(tensor, sorted(needed[name])).items()
+        (view.name, dim): total
+        for view in views
+        if view.name in needed
+        for dim, total in _totals(rule, view, sorted(needed[view.name])).items()
     }
     return {group.name: _of_group(group, totals) for group in trace.groups}
 
@@ -153,14 +155,20 @@ def saliencies(model: nn.Module, rule: Criterion, statistics: Statistics, seed: 
         raise UserError(
             f"the criterion {rule.name!r} scores whole units, not single weights", mend="use l1, l2 or activation"
         )
-    out: dict[str, Tensor] = {}
+    return {view.name: rule.saliency(view) for view in _views(model, rule, statistics, seed)}
+
+
+def _views(model: nn.Module, rule: Criterion, statistics: Statistics, seed: int) -> list[WeightView]:
+    """Every tensor the criterion looks at, with what it needs to know of it."""
+    out: list[WeightView] = []
+    modules = dict(model.named_modules())
     for name, weight in model.named_parameters():
-        module = model.get_submodule(name.rpartition(".")[0])
+        module = modules[name.rpartition(".")[0]]
         scale = isinstance(module, _BatchNorm) and name.endswith("weight")
         if scale if rule.looks == "scales" else weight.dim() >= 2:
             view = _view(name, weight.detach(), statistics, seed)
             if rule.has_what_it_needs(view):
-                out[name] = rule.saliency(view)
+                out.append(view)
     return out
 
 
@@ -214,17 +222,23 @@ def role_of(module: nn.Module, view: WeightView, dim: int) -> Role:
     return "columns" if (dim == 0) == inputs_first else "rows"
 
 
-def _totals(tensor: Tensor, dims: Sequence[int]) -> dict[int, np.ndarray]:
-    """Per dimension, the sum over all others in float64: [size of dim]. One read, a cache's worth at a time."""
-    totals = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64) for dim in dims}
-    rows = max(1, _PORTION * tensor.shape[0] // max(tensor.numel(), 1))
-    for first in range(0, tensor.shape[0] if dims else 0, rows):
-        portion = tensor[first : first + rows].double()
+def _totals(rule: Criterion, view: WeightView, dims: Sequence[int]) -> dict[int, np.ndarray]:
+    """Per dimension, the saliency's sum over all others in float64: [size of dim].
+
+    One read, a cache's worth at a time; where each weight is scored by itself, so is the saliency.
+    """
+    assert rule.saliency is not None
+    weight, whole = view.weight, None if rule.elementwise else rule.saliency(view)
+    totals = {dim: torch.zeros(weight.shape[dim], dtype=torch.float64, device=weight.device) for dim in dims}
+    rows = max(1, _PORTION * weight.shape[0] // max(weight.numel(), 1))
+    for first in range(0, weight.shape[0], rows):
+        part = slice(first, first + rows)
+        portion = (rule.saliency(replace(view, weight=weight[part])) if whole is None else whole[part]).double()
         for dim, total in totals.items():
-            others = [d for d in range(tensor.dim()) if d != dim]
-            place = total[first : first + rows] if dim == 0 else total
+            others = [d for d in range(weight.dim()) if d != dim]
+            place = total[part] if dim == 0 else total
             place += portion.sum(others) if others else portion
-    return {dim: total.numpy() for dim, total in totals.items()}
+    return {dim: total.cpu().numpy() for dim, total in totals.items()}
 
 
 def _of_group(group: Group, totals: Mapping[tuple[str, int], np.ndarray]) -> np.ndarray | None:

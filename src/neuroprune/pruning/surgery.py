@@ -184,13 +184,13 @@ def attribute_edits(
     model: nn.Module, removed: Removed, solved: Sequence[AttributeEdit] = ()
 ) -> tuple[AttributeEdit, ...]:
     """``solved``, and the sizes PyTorch's own layers keep about themselves, from their new weight shapes."""
-    shared = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    shrinking = {id(tensor): removed[name] for name, tensor in named_tensors(model).items() if name in removed}
     known = {(e.module, e.name): e.after for e in solved}
     edits = list(solved)
     for path, module in model.named_modules():
         sizes: dict[str, tuple[int, int]] = {}
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            dims = None if tensor is None else removed.get(shared[id(tensor)])
+            dims = shrinking.get(id(tensor))
             if tensor is not None and dims:
                 after = [n - len(dims.get(d, ())) for d, n in enumerate(tensor.shape)]
                 groups = known.get((path, "groups"), getattr(module, "groups", 1))

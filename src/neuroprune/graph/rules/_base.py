@@ -68,7 +68,7 @@ class OpCall:
                 self.records.consume(vector)
 
     def tie(self, a: Vector, b: Vector, text: str = "meets a dimension that cannot shrink") -> None:
-        self.records.tie(a, b, self.reason(text))
+        self.records.tie(a, b, lambda: self.reason(text))
 
     def pin(self, labels: Vector | None, text: str, *, quiet: bool = False) -> None:
         if labels is not None:

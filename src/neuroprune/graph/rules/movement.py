@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroprune.graph.labels import NO_LABELS, Labels, nothing
 from neuroprune.graph.rules._base import OpCall, rule
 from neuroprune.graph.rules.contraction import by_block
+from neuroprune.graph.rules.passage import passed
 
 
 @rule(
@@ -23,6 +24,9 @@ def movement(op: OpCall) -> list[Labels]:
         _tie_steps(op)
     if op.tensor("self") is None:
         return [NO_LABELS for _ in op.outputs]
+    whole = passed(op)
+    if whole is not None:
+        return [whole for _ in op.outputs]
     return op.moved("self", lambda full: _run(op, full))
 
 

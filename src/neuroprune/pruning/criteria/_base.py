@@ -117,6 +117,7 @@ class Criterion:
     are none at a vector of zeros, one number per unit. ``zero_is_lowest``: no unit scores less than one whose
     every parameter is zero. ``equivariant``: a unit keeps its score in another place. ``absolute``: scores of
     different groups are in one unit of measurement, and compared as they are, not relative to their group's mean.
+    ``elementwise``: a weight's saliency depends on nothing but this weight, so rows may be scored one by one.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Criterion:
     zero_is_lowest: bool = True
     equivariant: bool = True
     absolute: bool = False
+    elementwise: bool = False
 
     def has_what_it_needs(self, view: WeightView) -> bool:
         """No statistic of the parameter that this criterion reads is absent."""
@@ -148,11 +150,14 @@ def criterion(
     looks: Looks = "matrices",
     zero_is_lowest: bool = True,
     equivariant: bool = True,
+    elementwise: bool = False,
 ) -> Callable[[Saliency], Saliency]:
     """Decorator: register a saliency per weight of one to three lines. ValueError: the name is taken."""
 
     def add(function: Saliency) -> Saliency:
-        made = Criterion(name, function, None, frozenset(needs), looks, zero_is_lowest, equivariant)
+        made = Criterion(
+            name, function, None, frozenset(needs), looks, zero_is_lowest, equivariant, elementwise=elementwise
+        )
         CRITERIA.register(name, summary=summary, source=source)(made)
         return function
 
