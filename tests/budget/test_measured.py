@@ -134,9 +134,9 @@ def test_a_miss_at_the_end_is_measured_again_and_said(
     device: CountingDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that grows slower with every measurement of the small network, once the search is over."""
-    from neuroprune.budget import to_budget
+    from neuroprune.budget import work
 
-    plain, ends = to_budget._Work.costs, []
+    plain, ends = work.Work.costs, []
 
     def slower(work: Any, budget: Budget, small: nn.Module) -> Any:
         found = plain(work, budget, small)
@@ -145,7 +145,7 @@ def test_a_miss_at_the_end_is_measured_again_and_said(
         ends.append(1)
         return {kind: (dense, 1.5 * limit, limit) for kind, (dense, _, limit) in found.items()}
 
-    monkeypatch.setattr(to_budget._Work, "costs", slower)
+    monkeypatch.setattr(work.Work, "costs", slower)
     result = pruned(Budget(latency=0.6), tmp_path)
     assert len(ends) == 2
     assert "latency came out at 1.500 times its limit" in result.notes[-1]
