@@ -20,7 +20,9 @@ def sensitivity(
     out: Out = None,
     weights: Weights = None,
     arg: Args = None,
-    labels: Annotated[str, typer.Option(help="data: accuracy; none: only the outputs are compared")] = "data",
+    labels: Annotated[
+        str, typer.Option(help="use: accuracy; none: the data need have none, outputs are compared")
+    ] = "use",
     ratios: Annotated[
         str, typer.Option(help="Shares of a group that go, one after the other.")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
@@ -43,15 +45,15 @@ def sensitivity(
     from neuroprune.tasks.load import load_task
     from neuroprune.tasks.models import load_model
 
-    if labels not in ("data", "none"):
-        raise UserError(f"unknown --labels {labels}", mend="write data, or none for images alone")
+    if labels not in ("use", "none"):
+        raise UserError(f"unknown --labels {labels}", mend="write use, or none for images alone")
     folder: Path = out or default_out(name_of(model), resume)
     options = {"ratios": ratios_of(ratios), "criterion": criterion, "recover": recover, "keep": keep or [],
                "seed": seed}  # fmt: skip
     network = load_model(model, weights=weights, kwargs=constructor_arguments(arg), seed=seed)
-    task = load_task(data, seed=seed, batch_size=batch_size, resize=resize, limit=limit)
+    task = load_task(data, seed=seed, batch_size=batch_size, resize=resize, limit=limit, labels=labels == "use")
     found = sensitivity_into(
-        folder, network, task, options, title=Path(model).name, labels=labels == "data", resume=resume,
+        folder, network, task, options, title=Path(model).name, labels=labels == "use", resume=resume,
         threads=threads, progress=RichProgress(), command=resume_command(folder, given=out is not None),
     )  # fmt: skip
     typer.echo("\n".join(summary_lines(found, folder)))

@@ -1,0 +1,156 @@
+"""``neuroprune demo``, ``run`` and ``compress``: recipes from start to verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuroprune.cli.options import (
+    Args,
+    Criterion,
+    Keep,
+    Model,
+    Out,
+    Replay,
+    Resume,
+    Set,
+    Weights,
+    guarded,
+)
+
+if TYPE_CHECKING:
+    from neuroprune.pipeline.recipe import Recipe
+
+
+@guarded
+def demo(out: Out = None, resume: Resume = False, set_: Set = None, replay: Replay = None) -> None:
+    """Train, prune, cut, distil, quantise, measure: the whole way in two minutes."""
+    from neuroprune.pipeline.recipe import shipped_recipes
+
+    _run(shipped_recipes()["demo"], set_, out, resume, replay)
+
+
+@guarded
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    out: Out = None,
+    resume: Resume = False,
+    set_: Set = None,
+    replay: Replay = None,
+) -> None:
+    """Run the steps of a recipe."""
+    from neuroprune.pipeline.recipe import shipped_recipes
+
+    path = Path(recipe)
+    shipped = shipped_recipes().get(recipe)
+    _run(shipped if shipped is not None and not path.exists() else path, set_, out, resume, replay)
+
+
+@guarded
+def compress(
+    model: Model,
+    data: Annotated[
+        str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")
+    ],
+    budget: Annotated[
+        list[str], typer.Option(help="latency=0.5, latency=8ms, size=500KB, macs=0.3, params=0.3; repeatable")
+    ],
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of accuracy that may be lost (default: 1; without labels: no limit)."),
+    ] = None,
+    out: Out = None,
+    weights: Weights = None,
+    arg: Args = None,
+    resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
+    no_train: Annotated[
+        bool,
+        typer.Option("--no-train", help="No training: layers are refitted from the inputs alone."),
+    ] = False,
+    recover: Annotated[
+        str | None,
+        typer.Option(help="Recover without labels: closed-form, reconstruct (--no-train's default) or distill."),
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="use; or none: the data need have none, agreement with the dense network counts")
+    ] = "use",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of fine-tuning (default: 10; after --no-train or --recover: 0).")
+    ] = None,
+    train_epochs: Annotated[int, typer.Option(help="Train the dense network first (0: it is trained).")] = 0,
+    lr: Annotated[float, typer.Option(help="Learning rate (AdamW).")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Examples per training step.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
+    criterion: Criterion = "activation",
+    keep: Keep = None,
+    seed: int = 0,
+    threads: Annotated[int, typer.Option(help="Threads for training.")] = 1,
+    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Write the recipe and stop.")] = False,
+    resume: Resume = False,
+    replay: Replay = None,
+) -> None:
+    """Compress a trained model to a budget: choose a recipe, write it down, run it."""
+    from neuroprune.base.files import write_text
+    from neuroprune.base.nouns import Budget
+    from neuroprune.pipeline.arguments import constructor_arguments, name_of
+    from neuroprune.pipeline.choose import choose_recipe
+    from neuroprune.pipeline.recipe import recipe_from
+
+    spec = {"spec": model, "weights": str(weights) if weights else None, "kwargs": constructor_arguments(arg)}
+    source = {"spec": data, "resize": resize, "batch_size": batch_size, "limit": limit}
+    chosen = choose_recipe(
+        name=name_of(model),
+        budget=Budget.parse(budget),
+        max_drop=1.0 if max_drop is None and labels != "none" else max_drop,
+        model={key: value for key, value in spec.items() if value},
+        data={key: value for key, value in source.items() if value is not None},
+        epochs=epochs,
+        recover=recover,
+        no_train=no_train,
+        data_labels=labels,
+        train_epochs=train_epochs,
+        lr=lr,
+        criterion=criterion,
+        keep=keep or (),
+        seed=seed,
+        threads=threads,
+    )
+    recipe = recipe_from(chosen, "the chosen recipe")
+    if recipe_only:
+        path = (out or Path()) / "recipe.yaml"
+        write_text(path, recipe.text)
+        typer.echo(str(path))
+        return
+    _execute(recipe, out, resume, replay)
+
+
+def _run(path: Path, overrides: list[str] | None, out: Path | None, resume: bool, replay: Path | None) -> None:
+    from neuroprune.pipeline.recipe import load_recipe
+
+    _execute(load_recipe(path, overrides or []), out, resume, replay)
+
+
+def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None) -> None:
+    """Run, print the table, end with the path of the report; raise for a missed budget after that."""
+    from rich.console import Console
+
+    from neuroprune.base.progress import RichProgress
+    from neuroprune.pipeline.arguments import default_out, resume_command
+    from neuroprune.pipeline.run import run_recipe
+    from neuroprune.pipeline.summary import table_of
+
+    folder = out or default_out(recipe.header.name, resume)
+    command = resume_command(folder, given=out is not None)
+    result = run_recipe(recipe, folder, resume=resume, progress=RichProgress(), replay=replay, command=command)
+    if result.results is not None:
+        console = Console(width=None if sys.stdout.isatty() else 132)
+        console.print(table_of(result.results["table"]))
+        typer.echo(result.text)
+        typer.echo(str(result.folder / "report.html"))
+    else:
+        typer.echo(str(result.folder))
+    sys.stdout.flush()
+    result.require_met()
