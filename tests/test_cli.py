@@ -306,7 +306,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(bad_things: Path) -> None:
 
 def test_an_unexpected_error_is_called_a_bug(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['neuroprune', 'list']\nimport neuroprune.cli as cli\n"
-    code += "def broken(): raise ZeroDivisionError('oops')\ncli._registries = broken\ncli.main()\n"
+    code += "def broken(): raise ZeroDivisionError('oops')\ncli.listing._registries = broken\ncli.main()\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "this is a bug in neuroprune: ZeroDivisionError: oops" in done.stderr
