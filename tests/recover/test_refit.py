@@ -382,3 +382,22 @@ def test_what_is_not_finite_names_the_layer_and_leaves_the_model(where: str) -> 
     bad = dense_moments(Replay(net, forward, batches, remember=False), form.sites, 48, 0)
     with pytest.raises(UserError, match="not finite"):
         rank_groups(net, ours, form.sites, bad)
+
+
+def test_errors_of_late_layers_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one consumer alone the order stays, and its errors grow by a factor of its place."""
+    net = residual().eval()
+    batches = list(torch.randn(48, 3, 6, 6).split(16))
+    form = ClosedForm(net, forward, batches, 48)
+    moments = dense_moments(Replay(net, forward, batches, remember=False), form.sites, 48, 0)
+    alone = [
+        one for one in consumptions(net, trace(net, batches[0][:2]).groups, form.sites) if len(one.columns) == 1
+    ]
+    weighted = rank_groups(net, alone, form.sites, moments)
+    monkeypatch.setattr(refit, "LATE", 0.0)
+    plain = rank_groups(net, alone, form.sites, moments)
+    assert [one.first for one in alone] == [2, 4, 6]
+    for one in alone:
+        a, b = plain[one.group.name], weighted[one.group.name]
+        assert a.order.tolist() == b.order.tolist()
+        assert b.errors == pytest.approx(a.errors * math.exp(one.first / 8 - 0.5), rel=1e-9)

@@ -8,6 +8,7 @@ has it, so that drift on a residual stream is corrected. Nothing is labelled and
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,11 @@ ROWS_PER_COLUMN = 200
 #: input values that are kept of one layer, for targets that depend on what the layer gives (256 MB)
 MOST_HELD = 1 << 26
 #: how often such targets are set anew
-ROUNDS = 2
+ROUNDS = 3
+#: refits of later layers make good what went wrong before them, and nothing makes good what goes wrong last.
+#: Agreement at 2.1x, training images not calibrated on / JPEG copies of others: ResNet-20 92.1 / 82.2 with 0,
+#: 92.5 / 83.5 with 1, 91.8 / 83.0 with 1.5; ResNet-56 97.7 / 90.1 with 0, 98.1 / 90.3 with 1
+LATE = 1.0
 
 
 @dataclass(frozen=True)
@@ -203,12 +208,19 @@ def not_finite(name: str) -> UserError:
 def rank_groups(
     dense: nn.Module, found: Sequence[Consumption], sites: Sequence[Site], moments: Mapping[str, Moments]
 ) -> dict[str, Ranking]:
-    """Error against units removed, per group, relative to the variance of the stream each consumer writes to."""
+    """Error against units removed, per group, relative to the variance of the stream each consumer writes to.
+
+    What goes wrong late counts more, by a factor of exp(``LATE``) from the first layer to the last.
+    """
     at = {site.layer: affine_at(dense, site) for site in sites}
+    counts = {site.layer: math.exp(LATE * (n / len(sites) - 0.5)) for n, site in enumerate(sites)}
     return {
         one.group.name: ranked(
             ", ".join(one.columns),
-            [consumer(at[n], moments[n], at[n].weight(), c, moments[n].variance) for n, c in one.columns.items()],
+            [
+                consumer(at[n], moments[n], at[n].weight(), c, moments[n].variance / counts[n])
+                for n, c in one.columns.items()
+            ],
         )
         for one in found
     }
