@@ -105,8 +105,17 @@ def test_a_layer_that_runs_twice_costs_twice_and_a_functional_one_nothing(tmp_pa
     here = Setting(model, (x,), lambda net, b: net(b), [x], Target(device="counting", cache=tmp_path))
     layers = [Layer(name, (Part(0, 1 / 16),), (Part(0, 1 / 16),)) for name in ("conv.weight", "weight")]
     both, none = KINDS.get("latency").layers(layers, here)
-    assert both(1.0, 1.0) == pytest.approx(2 * PER_MAC * 16 * 16 * 16)
-    assert none(1.0, 1.0) == 0.0
+    assert both(1.0, 1.0) - both(1.0, 0.5) == pytest.approx(PER_MAC * 16 * 16 * 16)
+    assert none(1.0, 1.0) == none(0.5, 0.5)
+
+
+def test_what_the_table_lacks_of_the_network_is_spread_over_its_layers(tmp_path: Path) -> None:
+    model = Net(32)
+    here = setting(model, tmp_path)
+    layers = layers_of(model, trace(model, torch.randn(1, 3, 4, 4)).groups)
+    first, second = KINDS.get("latency").layers(layers, here)
+    assert first(1.0, 1.0) == pytest.approx(PER_MAC * 16 * 27 * 32 + PER_CALL / 2)
+    assert second(1.0, 1.0) == pytest.approx(PER_MAC * 5 * 32 + PER_CALL / 2)
 
 
 def test_layers_are_scaled_down_to_the_network_that_they_are_part_of(
@@ -116,8 +125,8 @@ def test_layers_are_scaled_down_to_the_network_that_they_are_part_of(
     model = Net(32)
     here = setting(model, tmp_path)
     layers = layers_of(model, trace(model, torch.randn(1, 3, 4, 4)).groups)
-    plain = [part(1.0, 1.0) for part in KINDS.get("latency").layers(layers, here)]
-    monkeypatch.setattr(type(KINDS.get("latency")), "figures", lambda *a: {"dense": sum(plain) / 4})
+    plain = [PER_MAC * 16 * 27 * 32, PER_MAC * 5 * 32]
+    monkeypatch.setattr(type(KINDS.get("latency")), "figures", lambda *_: {"dense": sum(plain) / 4})
     scaled = [part(1.0, 1.0) for part in KINDS.get("latency").layers(layers, here)]
     assert scaled == pytest.approx([part / 4 for part in plain])
 

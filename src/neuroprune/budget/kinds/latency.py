@@ -28,10 +28,15 @@ class LatencyBudget:
         return {name: latency.cpu_p50_ms for name, latency in found.items()}
 
     def layers(self, layers: Sequence[Layer], setting: Setting) -> Sequence[LayerCost]:
-        """From the table; a layer that runs several times costs the sum of its runs."""
+        """From the table; a layer that runs several times costs the sum of its runs.
+
+        What the table does not have, calls of operators and what stands between layers, is spread evenly: it goes
+        with a layer that goes, and not with its channels. In networks of many small layers it is a third of all.
+        """
         dense = self.figures({"dense": Variant(setting.dense, setting.target.precision)}, setting)["dense"]
         surfaces = self.surfaces(layers, setting)
         found = within([_summed(surfaces[one.name]) if surfaces[one.name] else free for one in layers], dense)
+        found = _with_rest(found, dense)
         # allocations ask for the few widths that are allowed, a million times over
         return [functools.lru_cache(maxsize=2**16)(cost) for cost in found]
 
@@ -50,6 +55,12 @@ class LatencyBudget:
         }
         found = table.surfaces([w for several in wanted.values() for w in several])
         return {name: [found[w] for w in several] for name, several in wanted.items()}
+
+
+def _with_rest(costs: Sequence[LayerCost], total: float) -> list[LayerCost]:
+    """The same share of what they lack of ``total`` for each."""
+    each = max(total - sum(cost(1.0, 1.0) for cost in costs), 0.0) / max(len(costs), 1)
+    return [lambda rows, columns, cost=cost: cost(rows, columns) + each for cost in costs]  # type: ignore[misc]
 
 
 def _summed(surfaces: Sequence[Surface]) -> LayerCost:
