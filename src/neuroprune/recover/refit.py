@@ -129,8 +129,11 @@ def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
             raise Enough
 
     tap.told = told
-    with tap.hooked():
-        replay.run(index)
+    try:
+        with tap.hooked():
+            replay.run(index)
+    finally:
+        tap.told = lambda: None  # else the two hold each other, and batches pile up until Python looks for circles
     return tap
 
 
