@@ -93,7 +93,8 @@ def prune_to_budget(
     >>> result = prune_to_budget(model, list(images.split(128)), Budget(macs=0.5))        # doctest: +SKIP
 
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
-    thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
+    thousand examples, prepared as for the trained network. Any sequence, also one that makes its batches when
+    asked (the same each time): none is kept. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside each block) or ``distill``
     (then gradients through the whole network). ``allocation``: how counts are chosen (`neuroprune list
     allocations`). ``round_to``, ``minimum``: kept counts are multiples and at least so many. Deterministic for a
@@ -149,7 +150,8 @@ class _Work:
     def __init__(
         self, model: nn.Module, batches: Sequence[Any], forward: Forward, seed: int, progress: Progress
     ) -> None:
-        self.dense, self.batches, self.forward = copy_of(model).eval(), list(batches), forward
+        self.dense, self.forward = copy_of(model).eval(), forward
+        self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.seed, self.progress = seed, progress
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
