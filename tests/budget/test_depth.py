@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neuroprune import Budget, Plan, apply, prune_to_budget
 from neuroprune.base.errors import UserError
 from neuroprune.budget.allocations import ALLOCATIONS
-from neuroprune.budget.depth import Removable, choose, errors_without, removable_blocks
+from neuroprune.budget.depth import Removable, choose, errors_without, removable_blocks, weighted
 from neuroprune.budget.kinds import Setting
 from neuroprune.budget.problem import Costs, Layer, Part, Problem, proportional
 from neuroprune.pruning.blocks import Block
@@ -75,6 +75,13 @@ def test_the_error_of_a_block_is_what_its_output_lacks_without_it() -> None:
                 spread += float(gives.var(0).sum())
         assert found[f"blocks.{i}"] == pytest.approx(lost / spread, rel=1e-4)
     assert found["blocks.1"] < 0.01 * min(found["blocks.0"], found["blocks.2"], found["blocks.3"])
+
+
+def test_errors_count_by_the_place_of_the_last_layer() -> None:
+    block = Removable(Block("b.1", 1, 1, "args[0]"), 2.0)
+    weights = {"b.0.x": 9.0, "b.1.x": 0.5, "b.1.y": 0.75, "b.10": 7.0}
+    assert weighted([block], weights) == [Removable(block.block, 1.5)]
+    assert weighted([block], {}) == [block]
 
 
 def test_a_constant_that_a_block_adds_is_no_error() -> None:

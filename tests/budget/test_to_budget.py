@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -192,3 +194,37 @@ def test_distillation_takes_the_batches_that_are_meant_for_it() -> None:
         reconstruction=ReconstructConfig(steps=1), distillation=DistillConfig(epochs=2),
     )  # fmt: skip
     assert sorted(asked) == [0, 0, 0, 1, 1, 2, 2]  # the first once more, to look at the network
+
+
+class Lazy(Sequence[Tensor]):
+    """Makes each batch anew and keeps none."""
+
+    def __init__(self) -> None:
+        self.given: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: Any) -> Any:
+        self.most = max(self.most, sum(ref() is not None for ref in self.given))
+        batch = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(range(12)[index]))
+        self.given.append(weakref.ref(batch))
+        return batch
+
+
+def test_batches_that_are_made_when_asked_for_are_not_kept() -> None:
+    """Without Python's search for circles: what is let go of is gone at once."""
+    lazy, budget = Lazy(), Budget(macs=0.6)
+    gc.collect()
+    gc.disable()
+    try:
+        lazily = prune_to_budget(model := made(), lazy, budget)
+    finally:
+        gc.enable()
+    held = prune_to_budget(model, [Lazy()[index] for index in range(12)], budget)
+    assert lazily.plan.removed == held.plan.removed
+    for ours, theirs in zip(lazily.model.parameters(), held.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(lazy.given) > 24
+    assert lazy.most <= 3

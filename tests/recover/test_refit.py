@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +24,7 @@ from neuroprune.pruning.surgery import apply
 from neuroprune.recover import refit
 from neuroprune.recover.refit import ClosedForm, Recovery, consumptions, dense_moments, rank_groups
 from neuroprune.recover.replay import Replay
-from neuroprune.recover.sites import Site
+from neuroprune.recover.sites import Site, find_sites
 
 
 class Block(nn.Module):
@@ -401,3 +403,21 @@ def test_errors_of_late_layers_count_more(monkeypatch: pytest.MonkeyPatch) -> No
         a, b = plain[one.group.name], weighted[one.group.name]
         assert a.order.tolist() == b.order.tolist()
         assert b.errors == pytest.approx(a.errors * math.exp(one.first / 8 - 0.5), rel=1e-9)
+
+
+def test_what_a_run_saw_is_gone_with_the_tap() -> None:
+    """Without Python's search for circles, which may come many batches later."""
+    net = residual().eval()
+    sites = find_sites(net, lambda model: model(torch.ones(2, 3, 6, 6)))
+    replay = Replay(net, lambda model, batch: model(batch), [torch.ones(2, 3, 6, 6)], remember=False)
+    gc.collect()
+    gc.disable()
+    try:
+        tap = refit.tapped(replay, sites, 0)
+        seen = [weakref.ref(value) for value in (*tap.inputs.values(), *tap.outputs.values())]
+        assert len(seen) == 2 * len(sites)
+        assert all(ref() is not None for ref in seen)
+        del tap
+        assert all(ref() is None for ref in seen)
+    finally:
+        gc.enable()

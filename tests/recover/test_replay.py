@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neuroprune.base.modes import evaluation
+from neuroprune.recover import shelf
 from neuroprune.recover.replay import Enough, Replay
 
 
@@ -281,3 +282,16 @@ def test_keywords_and_a_double_network() -> None:
         with evaluation(net):
             wanted = net(**batches[0])
         torch.testing.assert_close(replay.run(0), wanted)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("most", [0, 1000])
+def test_outputs_that_lie_in_files_are_the_same(monkeypatch: pytest.MonkeyPatch, name: str, most: int) -> None:
+    monkeypatch.setattr(shelf, "MOST", most)
+    net, layers, wanted = build(name)
+    replay = Replay(net, forward, BATCHES)
+    for number in range(len(layers) + 1):
+        replay.finish(layers[:number], layers)
+        for _ in range(2):
+            for index in range(len(BATCHES)):
+                torch.testing.assert_close(replay.run(index), wanted[index], rtol=0, atol=0)

@@ -63,6 +63,16 @@ def removable_blocks(setting: Setting, keep: Sequence[str] = (), seed: int = 0) 
     return [Removable(block, errors[block.module]) for block in blocks if block.module in errors]
 
 
+def weighted(blocks: Sequence[Removable], weights: Mapping[str, float]) -> list[Removable]:
+    """The same, each error times the weight of the block's last layer: as the errors of channels count by their
+    layers' places (`refit.place_weights`)."""
+    found = []
+    for one in blocks:
+        inside = [weight for layer, weight in weights.items() if is_inside(layer, [one.block.module])]
+        found.append(replace(one, error=one.error * (inside[-1] if inside else 1.0)))
+    return found
+
+
 def _patterns(model: nn.Module, keep: Sequence[str]) -> list[str]:
     """Those that speak of modules or parameters; others name groups."""
     names = [*dict(model.named_modules()), *dict(model.named_parameters())]

@@ -22,7 +22,7 @@ from neuroprune.base.registry import nearest
 from neuroprune.budget.allocations import ALLOCATIONS
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.decide import allowed_removals, decisions_of, with_depth
-from neuroprune.budget.depth import removable_blocks
+from neuroprune.budget.depth import removable_blocks, weighted
 from neuroprune.budget.evidence import curves_from
 from neuroprune.budget.target import RoundTo, Target
 from neuroprune.budget.work import Work
@@ -38,6 +38,7 @@ from neuroprune.recover.layout import channels_outermost
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
 from neuroprune.recover.refit import (
     Fitted,
+    place_weights,
 )
 from neuroprune.recover.replay import Forward
 from neuroprune.tasks.task import default_forward
@@ -91,7 +92,8 @@ def prune_to_budget(
     >>> result = prune_to_budget(model, list(images.split(128)), Budget(macs=0.5))        # doctest: +SKIP
 
     ``batches``: unlabelled calibration batches as ``forward(model, batch)`` takes them; some hundred to some
-    thousand examples, prepared as for the trained network. ``recover``: ``none`` (units are chosen, nothing is
+    thousand examples, prepared as for the trained network; any sequence, also one that makes its
+    batches when asked (the same each time): none is kept. ``recover``: ``none`` (units are chosen, nothing is
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside windows of a few blocks) or
     ``distill`` (then gradients through the whole network). ``more``: unlabelled batches for the last, which may be
     made when asked for (default: ``batches``). ``after(rung, network)`` is shown the network after each rung, cut
@@ -114,6 +116,7 @@ def prune_to_budget(
         removable = removable_blocks(work.setting, keep, seed) if depth else []
     with work.timed("statistics"):
         curves = work.curves(found, keep)
+        removable = weighted(removable, place_weights(curves.form.sites))
     with work.timed("allocate"):
         multiples = [work.multiple(one.group, budget, round_to) for one in curves.found]
         allowed = [allowed_removals(one.group, n, minimum) for one, n in zip(curves.found, multiples, strict=True)]

@@ -69,7 +69,8 @@ class Work:
         progress: Progress,
         target: Target,
     ) -> None:
-        self.dense, self.batches, self.forward = copy_of(model).eval(), list(batches), forward
+        self.dense, self.forward = copy_of(model).eval(), forward
+        self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.seed, self.progress = seed, progress
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []

@@ -135,8 +135,11 @@ def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
             raise Enough
 
     tap.told = told
-    with tap.hooked():
-        replay.run(index)
+    try:
+        with tap.hooked():
+            replay.run(index)
+    finally:
+        tap.told = lambda: None  # else the two hold each other, and batches pile up until Python looks for circles
     return tap
 
 
@@ -213,7 +216,7 @@ def rank_groups(
     What goes wrong late counts more, by a factor of exp(``LATE``) from the first layer to the last.
     """
     at = {site.layer: affine_at(dense, site) for site in sites}
-    counts = {site.layer: math.exp(LATE * (n / len(sites) - 0.5)) for n, site in enumerate(sites)}
+    counts = place_weights(sites)
     return {
         one.group.name: ranked(
             ", ".join(one.columns),
@@ -224,6 +227,11 @@ def rank_groups(
         )
         for one in found
     }
+
+
+def place_weights(sites: Sequence[Site]) -> dict[str, float]:
+    """By what the error of each layer counts: exp(``LATE``) more from the first to the last."""
+    return {site.layer: math.exp(LATE * (n / len(sites) - 0.5)) for n, site in enumerate(sites)}
 
 
 def without_bias(moments: Moments) -> Moments:

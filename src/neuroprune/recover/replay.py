@@ -3,7 +3,8 @@
 Layers are refitted in the order in which they run, each on the inputs that the ones before it really give. Without
 memory that is one run of the whole network up to there per layer. A module whose layers are all finished gives the
 same output for a batch each time: it is kept while an operator outside of finished modules reads it, and where
-none does any more, zeros of its shape stand in for it. Kept is the boundary between done and to do, no more.
+none does any more, zeros of its shape stand in for it. Kept is the boundary between done and to do, no more; of
+many samples the most of it lies in temporary files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.modes import evaluation
+from neuroprune.recover.shelf import Shelf
 from neuroprune.recover.sites import fixed_in
 from neuroprune.tasks.task import tensors_in
 
@@ -70,7 +72,7 @@ class Replay:
         self.readers = self._look(batches[0]) if remember else {}
         self._needed: set[str] = set()
         self.done: list[str] = []  # finished modules whose output is one tensor
-        self._store: dict[tuple[str, int], Tensor] = {}
+        self._store = Shelf()
         self._dropped: dict[
             tuple[str, int], tuple[torch.Size, torch.dtype, torch.device]
         ] = {}  # nobody reads these
