@@ -172,11 +172,30 @@ def test_blocks_of_examples_of_several_sizes_stay_as_they_are() -> None:
     assert all(torch.equal(v, before[k]) for k, v in small.block.state_dict().items())  # type: ignore[union-attr]
 
 
-def test_a_block_with_keywords_stays_as_it_is() -> None:
+def test_a_block_learns_however_it_is_called() -> None:
     torch.manual_seed(0)
     net, batches = Net(Gated(), gain=2.0), [torch.randn(8, 3, 5, 5)]
     plan, small = cut(net, batches[0])
-    assert [r.block for r in reconstruct(net, small, plan, forward, batches, FEW)] == ["stem", "head"]
+    results = {r.block: r for r in reconstruct(net, small, plan, forward, batches, FEW)}
+    assert list(results) == ["stem", "block", "head"]
+    assert results["block"].after < results["block"].before
+
+
+def test_a_block_whose_examples_depend_on_each_other_stays_as_it_is() -> None:
+    class Mixed(nn.Module):
+        """Every example sees the one before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x + x.roll(1, 0)).relu())  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net, batches = Net(Mixed()), [torch.randn(8, 3, 5, 5)]
+    plan, small = cut(net, batches[0])
+    assert "block" not in [r.block for r in reconstruct(net, small, plan, forward, batches, FEW)]
 
 
 def test_frozen_parameters_learn_and_stay_frozen() -> None:

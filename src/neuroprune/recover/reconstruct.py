@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.graph.calls import map_tensors
 from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.plan import Plan
+from neuroprune.recover.arguments import Arguments
 from neuroprune.recover.blocks import as_cut, blocks_of, inside, kept_rows, watched, windows_of
 from neuroprune.recover.distill import rate
 from neuroprune.recover.replay import Enough, Forward, Replay
@@ -46,8 +48,10 @@ class Reconstructed:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What a window gets, and what its blocks should give: all examples, [n, ...] each."""
+    """What a window gets, and what its blocks should give: all examples, [n, ...] each. ``call``: how its first
+    block is called."""
 
+    call: Arguments
     inputs: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
 
@@ -55,12 +59,12 @@ class _Lesson:
 class _Window(nn.Module):
     """Blocks that run one into the next; all their outputs."""
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], call: Arguments) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks, self.call = nn.ModuleList(blocks), call
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
-        outputs = [self.blocks[0](*inputs)]
+        outputs = [self.call.call(self.blocks[0], inputs)]
         for block in self.blocks[1:]:
             outputs.append(block(outputs[-1].clone()))  # a block may write into what it gets
         return outputs
@@ -77,7 +81,8 @@ def reconstruct(
 ) -> list[Reconstructed]:
     """Train the blocks of ``model``, which is ``dense`` cut by ``plan``, in place; nothing is labelled.
 
-    Blocks whose inputs are more than tensors by position, or whose batches are not examples, stay as they are.
+    Blocks may be called in any way. Those whose batches are not examples of one size, or whose examples depend on
+    each other, stay as they are.
     """
     config, progress = config or ReconstructConfig(), progress or SilentProgress()
     sites = find_sites(dense, lambda net: forward(net, batches[0]))
@@ -104,32 +109,45 @@ def _lesson(
     theirs: Replay, ours: Replay, names: Sequence[str], kept: Mapping[str, Tensor | None]
 ) -> _Lesson | None:
     """None where inputs or outputs are not examples of one size, or do not fit."""
+    calls: list[Arguments] = []
     rows: list[tuple[Tensor, ...]] = []
-    inputs = 0
     for index in range(len(ours.batches)):
         (given, outputs), (_, wanted) = _through(ours, names, index), _through(theirs, names, index)
         pairs = zip(names, wanted, outputs, strict=True)
         targets = [as_cut(w, o.shape, kept[name]) for name, w, o in pairs]
-        if given is None or any(target is None for target in targets):
+        if any(target is None for target in targets) or (calls and not given.fits(calls[0])):
             return None
-        inputs = len(given)
-        rows.append((*given, *(target for target in targets if target is not None)))
+        calls.append(given)
+        rows.append((*given.examples, *(target for target in targets if target is not None)))
+        if index == 0 and not _independent([ours.modules[name] for name in names], given, outputs):
+            return None
     if any(t.dim() == 0 for row in rows for t in row) or any(len({len(t) for t in row}) > 1 for row in rows):
         return None
     if len({tuple((t.dtype, t.shape[1:]) for t in row) for row in rows}) != 1:
         return None
     every = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
-    return _Lesson(every[:inputs], every[inputs:])
+    inputs = len(calls[0].examples)
+    return _Lesson(calls[0], every[:inputs], every[inputs:])
 
 
-def _through(replay: Replay, names: Sequence[str], index: int) -> tuple[tuple[Tensor, ...] | None, list[Tensor]]:
-    """What the window gets (None: more than tensors by position) and what its blocks give, of one batch."""
-    got: list[tuple[Tensor, ...] | None] = []
+def _independent(blocks: Sequence[nn.Module], given: Arguments, outputs: Sequence[Tensor]) -> bool:
+    """Whether the examples in another order give the same outputs in that order: then any may be picked."""
+    window = _Window(blocks, given)
+    with evaluation(window):
+        turned = window(*(x.flip(0).clone() for x in given.examples))
+    return bool(given.examples) and all(
+        a.shape == b.shape and bool((a.flip(0) - b).abs().max() <= 1e-3 * b.abs().max().clamp_min(1e-30))
+        for a, b in zip(turned, outputs, strict=True)
+    )
+
+
+def _through(replay: Replay, names: Sequence[str], index: int) -> tuple[Arguments, list[Tensor]]:
+    """What the window is called with and what its blocks give, of one batch."""
+    got: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     outputs: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        plain = not kwargs and all(isinstance(a, Tensor) for a in args)
-        got.append(tuple(a.clone() for a in args) if plain else None)
+        got.append(map_tensors(lambda x: x.clone(), (args, kwargs)))  # the block may write into what it gets
 
     def seen(name: str, args: Any, kwargs: Any, output: Tensor) -> None:
         outputs.append(output.clone())
@@ -142,13 +160,14 @@ def _through(replay: Replay, names: Sequence[str], index: int) -> tuple[tuple[Te
             replay.run(index)
     finally:
         handle.remove()
-    return got[0], outputs
+    count = len(outputs[0]) if outputs[0].dim() else 0
+    return Arguments.of(*got[0], count), outputs
 
 
 def _learn(
     blocks: Sequence[nn.Module], names: Sequence[str], lesson: _Lesson, config: ReconstructConfig, number: int
 ) -> list[Reconstructed]:
-    window = _Window(blocks)
+    window = _Window(blocks, lesson.call)
     trained = [p for p in window.parameters() if p.is_floating_point()]
     saved = [p.detach().clone() for p in trained]
     scales = [float(target.var().clamp_min(1e-30)) for target in lesson.targets]
