@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuroprune.base.errors import BudgetNotMet, CutRefused, NeuropruneError, UserError
     from neuroprune.base.nouns import Budget, Cost, Measurement
     from neuroprune.budget.sensitivity import Sensitivity, sensitivity
+    from neuroprune.budget.target import Target
     from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
@@ -39,6 +40,7 @@ _WHERE = {
         "verify",
     ),
     "neuroprune.budget.sensitivity": ("Sensitivity", "sensitivity"),
+    "neuroprune.budget.target": ("Target",),
     "neuroprune.budget.to_budget": ("ToBudgetResult", "prune_to_budget"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -56,6 +58,7 @@ __all__ = [
     "PruneResult",
     "Refusal",
     "Sensitivity",
+    "Target",
     "ToBudgetResult",
     "Trace",
     "UserError",

@@ -155,6 +155,18 @@ def test_data_on_which_the_network_is_blind_is_noted() -> None:
     assert doubts(torch.zeros(32, 3, 8, 8)) == []  # no scores of classes
 
 
+def test_fewer_positions_than_columns_are_noted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    few = prune_to_budget(net, [torch.randn(8, 6)], Budget(macs=0.6))
+    assert few.notes[-1].startswith("1 of 1 layers see fewer positions")
+    assert "(2: 8 of 17)" in few.notes[-1]
+    assert not any(
+        "positions" in note for note in prune_to_budget(net, [torch.randn(40, 6)], Budget(macs=0.6)).notes
+    )
+    assert all(bool(p.isfinite().all()) for p in few.model.parameters())
+
+
 def test_distillation_says_when_it_diverges() -> None:
     model = made()
     nothing, wild = Plan.identity(model), [batches()[0] * 1e30]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.depth import with_blocks
 from neuroprune.pruning.surgery import apply
 from neuroprune.recover.layout import channels_innermost
+from neuroprune.recover.moments import Moments
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.refit import (
     ClosedForm,
@@ -55,6 +56,17 @@ class Curves:
     form: ClosedForm
     found: list[Consumption]
     rankings: dict[str, Ranking]
+
+
+def too_few(moments: Mapping[str, Moments]) -> list[str]:
+    """A note where layers see fewer positions than they have columns: a refit then fits chance as well."""
+    thin = [name for name, found in moments.items() if found.rows < found.xx.shape[1]]
+    if not thin:
+        return []
+    return [
+        f"{len(thin)} of {len(moments)} layers see fewer positions on these examples than they have columns "
+        f"({thin[0]}: {moments[thin[0]].rows} of {moments[thin[0]].xx.shape[1]}): give more examples"
+    ]
 
 
 class Work:
@@ -147,6 +159,7 @@ class Work:
         sites = [site for site in form.sites if site.layer in used]
         replay = Replay(self.dense, self.forward, self.batches, remember=False)
         moments = dense_moments(replay, sites, self.examples, self.seed)
+        self.notes += too_few(moments)
         return Curves(form, ours, rank_groups(self.dense, ours, form.sites, moments))
 
     def allocate(
