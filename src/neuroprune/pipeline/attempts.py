@@ -73,6 +73,8 @@ def candidates_of(context: Context, number: int) -> list[dict[str, Any]]:
 def ended_as(context: Context, prefix: str = "") -> list[dict[str, Any]]:
     """The measured files of a finished attempt as rows of ``candidates``; the dense control is not one."""
     fit = context.facts.get("fit")
+    trained = any(record["name"].endswith("-finetune") for record in context.finished)
+    stage = "after fine-tuning" if trained else "as measured at the end"
     return [
         {
             "label": prefix + variant["name"],
@@ -83,7 +85,7 @@ def ended_as(context: Context, prefix: str = "") -> list[dict[str, Any]]:
             "latency_ms": variant["latency"]["cpu_p50_ms"],
             "metric": variant["metric"],
             "chosen": variant["chosen"],
-            "stage": "after fine-tuning",
+            "stage": stage,
         }
         for variant in context.facts["variants"]
         if variant["role"] != "control"
