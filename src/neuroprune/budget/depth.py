@@ -1,8 +1,8 @@
 """Depth beside width: whole blocks compete with channels for the same budget.
 
 A block that goes saves all of its layers' cost and adds an error of its own: what its output lacks then, over the
-output's variance, which is how the errors of channels are counted too. Blocks go one by one, as long as the best
-choice of channels for what is left, with the blocks' errors, comes out better.
+output's variance, which is how the errors of channels are counted too. Blocks go one by one, and the best choice
+of channels for what is left, with the blocks' errors, is taken of all these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from neuroprune.pruning.bypass import Bypass, is_inside
 from neuroprune.pruning.depth import kept_blocks, prove_blocks, units_of
 from neuroprune.pruning.plan import Plan
 
-#: how many blocks are tried at each step: the cheapest for what they save
+#: how many blocks are tried at each step while the error falls: the cheapest for what they save
 TRIED = 4
 
 
@@ -152,17 +152,21 @@ class _Chooser:
         self.problems: list[UserError] = []
 
     def choice(self) -> Choice:
-        now = self._with(())
+        """The best along the way from no block gone to all: an error may rise before it falls again."""
+        now = best = self._with(())
+        rising = False
         while left := [one for one in self.blocks if one not in now.gone]:
             order = sorted(left, key=lambda one: self._price(one, now))
-            tried = [self._with((*now.gone, one)) for one in order[:TRIED]]
-            best = min(tried, key=lambda choice: choice.error)
-            if np.isfinite(now.error) and best.error >= now.error:
+            tried = [self._with((*now.gone, one)) for one in order[: 1 if rising else TRIED]]
+            then = min(tried, key=lambda choice: choice.error)
+            rising = np.isfinite(now.error) and then.error >= now.error
+            now = tried[0] if rising or not np.isfinite(then.error) else then
+            best = min(best, now, key=lambda choice: choice.error)
+            if sum(one.error for one in now.gone) >= best.error:  # and more blocks only add to that
                 break
-            now = best if np.isfinite(best.error) else tried[0]
-        if not np.isfinite(now.error):
+        if not np.isfinite(best.error):
             raise self.problems[-1]  # with as many blocks gone as there are: the least that can be reached
-        return now
+        return best
 
     def _with(self, gone: tuple[Removable, ...]) -> Choice:
         reduced = self._without(gone)
