@@ -1,7 +1,7 @@
 """Write the tables of the documents from the committed results: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or docs/coverage.md; nobody types its
-numbers. `--check` writes none and exits with 1 when a table is not what the results say.
+A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in one of `DOCUMENTS`; nobody types its numbers.
+`--check` writes none and exits with 1 when a table is not what the results say.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import summary
+from measuring import summary, without_training
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "coverage.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("coverage", "mlperf_tiny", "second_order")),
+)
 
 
 def demo_table() -> str:
@@ -42,7 +45,7 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo-table": demo_table, **summary.TABLES}
+TABLES: dict[str, Callable[[], str]] = {"demo-table": demo_table, **summary.TABLES, **without_training.TABLES}
 
 
 def filled(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
