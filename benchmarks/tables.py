@@ -1,7 +1,7 @@
 """Write the tables of the documents from the committed results: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in README.md or in docs; nobody types its
-numbers. `--check` writes none and exits with 1 when a table is not what the results say.
+A table stands between `<!-- NAME: ... -->` and `<!-- /NAME -->` in one of `DOCUMENTS`; nobody types its numbers.
+`--check` writes none and exits with 1 when a table is not what the results say.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import free_summary, latency_tables, summary
+from measuring import free_summary, latency_tables, summary, without_training
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
@@ -21,9 +21,10 @@ from neuroprune.report.wording import quantity
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
-    ROOT / "docs" / "coverage.md",
-    ROOT / "docs" / "latency.md",
-    ROOT / "docs" / "training_free.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("coverage", "latency", "mlperf_tiny", "second_order", "training_free")
+    ),
 )
 
 
@@ -52,6 +53,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,
+    **without_training.TABLES,
 }
 
 

@@ -26,8 +26,9 @@ import fuzz
 import scale
 import tables
 import training_free
-from measuring import checks, cifar, free_summary, ours, peer, race, shares, summary
+from measuring import checks, cifar, free_summary, mlperf, ours, peer, race, shares, summary
 from measuring.children import Report, _verdict, run_child
+from measuring.lazily import Lazily
 from measuring.records import Records, plain, to_do
 from zoos import lazy, timm_zoo, torchvision_zoo
 
@@ -564,3 +565,57 @@ def test_the_command_line_of_the_sweep() -> None:
     assert coverage.parsed(["--zoo", "timm", "--again"]).again == ["all"]
     with pytest.raises(SystemExit):
         coverage.parsed([])
+
+
+# the networks of MLPerf Tiny
+
+
+def test_the_keyword_net_is_as_accurate_as_published(shared_data: Path) -> None:
+    features, labels = mlperf.keywords()
+    model = mlperf.keyword_net()
+    assert int((cifar.predictions(model, features) == labels).sum()) == 913
+    assert sum(p.numel() for p in model.parameters()) == 23_756
+
+
+def test_the_image_net_is_as_accurate_as_published(shared_data: Path) -> None:
+    """88.1 % of 1,017 images, give or take one; Keras counts the batch norms' statistics as parameters."""
+    _, _, test, labels = mlperf.images()
+    model = mlperf.image_net()
+    assert abs(int((cifar.predictions(model, test) == labels).sum()) - 0.881 * 1017) < 1.5
+    statistics = sum(b.numel() for b in model.buffers() if b.is_floating_point())
+    assert sum(p.numel() for p in model.parameters()) + statistics == 78_666
+
+
+def test_no_example_calibrates_and_tests(shared_data: Path) -> None:
+    features = mlperf.keywords()[0]
+    for subset in (0, 3):
+        data = mlperf.keyword_data(subset)
+        assert (len(data.calibration), len(data.test), len(data.labels)) == (300, 700, 700)
+        both = torch.cat([data.calibration, data.test]).flatten(1)
+        assert len(torch.unique(both, dim=0)) == len(torch.unique(features.flatten(1), dim=0))
+    assert not torch.equal(mlperf.keyword_data(0).calibration, mlperf.keyword_data(1).calibration)
+    assert torch.equal(mlperf.image_data(1, 8).calibration, mlperf.image_data(1, 8).calibration)
+
+
+def test_keras_layouts_are_turned_into_ours() -> None:
+    """Entries of a kernel [height, width, inputs, outputs] and a matrix [inputs, outputs] are known again."""
+    held = {
+        f"conv2d{n}/kernel:0": torch.arange(24.0).view(1, 2, 3, 4) for n in ("", *(f"_{i}" for i in range(1, 9)))
+    }
+    held |= {name.replace("kernel", "bias"): torch.zeros(4) for name in list(held)}
+    for norm in ("", *(f"_{i}" for i in range(1, 7))):
+        held |= {f"batch_normalization{norm}/{one}:0": torch.zeros(4) for one in mlperf._OF_NORM}
+    held |= {"dense/kernel:0": torch.arange(6.0).view(2, 3), "dense/bias:0": torch.zeros(3)}
+    state = mlperf.from_keras(held)
+    assert state["blocks.1.skip.weight"][3, 2, 0, 1] == held["conv2d_5/kernel:0"][0, 1, 2, 3]
+    assert state["dense.weight"][2, 1] == held["dense/kernel:0"][1, 2]
+
+
+def test_lazy_batches_are_the_same_at_each_access() -> None:
+    lazy = Lazily(10, 4, 5)
+    assert [len(batch) for batch in lazy] == [4, 4, 2]
+    assert torch.equal(lazy[1], lazy[1:2][0])
+    assert torch.equal(lazy[-1], lazy[2])
+    assert not torch.equal(lazy[0], lazy[1])
+    with pytest.raises(IndexError):
+        lazy[3]
