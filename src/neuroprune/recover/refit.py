@@ -136,6 +136,7 @@ def tapped(replay: Replay, sites: Sequence[Site], index: int) -> Tap:
     tap.told = told
     with tap.hooked():
         replay.run(index)
+    tap.forget()
     return tap
 
 
