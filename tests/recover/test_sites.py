@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,8 @@ from torch.nn import functional
 
 from neuroprune.base.modes import evaluation
 from neuroprune.recover.design import inputs_of
-from neuroprune.recover.replay import Enough
+from neuroprune.recover.refit import tapped
+from neuroprune.recover.replay import Enough, Replay
 from neuroprune.recover.sites import Site, Tap, find_sites, fixed_in
 
 
@@ -309,3 +312,22 @@ def test_how_negative_a_rectified_value_is_makes_no_difference(name: str) -> Non
         handle = layer.register_forward_hook(lambda _m, _a, out: out - push)
         torch.testing.assert_close(net(X), wanted, rtol=1e-4, atol=1e-5)
         handle.remove()
+
+
+def test_a_tap_that_forgets_holds_what_it_read_alone() -> None:
+    """The same values before and after; the network's other values are let go of at once, without a collector."""
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
+    replay = Replay(net.eval(), lambda model, batch: model(batch), [x])
+    sites = find_sites(net, lambda model: model(x))
+    gc.disable()
+    try:
+        tap = tapped(replay, sites, 0)
+        assert not tap.values
+        assert not tap.kept
+        assert set(tap.inputs) == set(tap.outputs) == {"0", "3"}
+        torch.testing.assert_close(tap.outputs["3"], net(x))
+        gone = weakref.ref(tap)
+        del tap
+        assert gone() is None
+    finally:
+        gc.enable()

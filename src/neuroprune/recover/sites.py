@@ -283,6 +283,13 @@ class Tap(_Watch):  # type: ignore[no-untyped-call]
             for name, site in self.sites.items()
         )
 
+    def forget(self) -> None:
+        """Keep what was read, no more: ``told`` may know this tap, and a cycle waits long for the collector."""
+        self.told = lambda: None
+        self.values.clear()
+        self.uses.clear()
+        self.kept.clear()
+
     def before(self, func: Any, args: Any, met: list[Value]) -> dict[int, Tensor]:
         """The other term of each value that meets a sum, before it is overwritten."""
         if func not in _SUMS or len(args) != 2 or not isinstance(args[1], Tensor):
