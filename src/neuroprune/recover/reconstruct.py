@@ -2,12 +2,13 @@
 
 Window after window of a few blocks, on the inputs that the recovered network really gives: some hundred Adam steps
 on the squared error of the blocks' outputs. Gradients stay inside the window (BRECQ, Li et al. 2021, for
-quantisation).
+quantisation). Some examples are held out: of the states along the way the best on those stays, so that few
+examples do no harm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ from neuroprune.recover.blocks import as_cut, blocks_of, inside, kept_rows, watc
 from neuroprune.recover.distill import rate
 from neuroprune.recover.replay import Enough, Forward, Replay
 from neuroprune.recover.sites import find_sites
+
+#: one example in so many is held out to choose by; looked at so often
+HELD, LOOKS = 8, 6
 
 
 @dataclass(frozen=True)
@@ -167,16 +171,56 @@ def _through(replay: Replay, names: Sequence[str], index: int) -> tuple[Argument
 def _learn(
     blocks: Sequence[nn.Module], names: Sequence[str], lesson: _Lesson, config: ReconstructConfig, number: int
 ) -> list[Reconstructed]:
+    """The state of the window that was best on the examples held out, the one before learning among them."""
     window = _Window(blocks, lesson.call)
     trained = [p for p in window.parameters() if p.is_floating_point()]
-    saved = [p.detach().clone() for p in trained]
     scales = [float(target.var().clamp_min(1e-30)) for target in lesson.targets]
+    held, learnt = _split(lesson)
     before = _errors(window, lesson, scales, config.batch)
+    best, kept = sum(_errors(window, held, scales, config.batch)), [p.detach().clone() for p in trained]
+    for _ in _steps(window, trained, learnt, scales, config, number):
+        error = sum(_errors(window, held, scales, config.batch))
+        if error < best:  # never where it is not finite
+            best, kept = error, [p.detach().clone() for p in trained]
+    with torch.no_grad():
+        for parameter, value in zip(trained, kept, strict=True):
+            parameter.copy_(value)
+            parameter.grad = None
+    after = _errors(window, lesson, scales, config.batch)
+    return [Reconstructed(*row) for row in zip(names, before, after, strict=True)]
+
+
+def _split(lesson: _Lesson) -> tuple[_Lesson, _Lesson]:
+    """Every ``HELD``-th example, by which a state is chosen, and the others, from which is learnt. Where there are
+    too few for that, all are both."""
+    count = len(lesson.targets[0])
+    if count < 2 * HELD:
+        return lesson, lesson
+    out = torch.zeros(count, dtype=torch.bool)
+    out[::HELD] = True
+
+    def part(chosen: Tensor) -> _Lesson:
+        inputs, targets = (tuple(x[chosen] for x in values) for values in (lesson.inputs, lesson.targets))
+        return _Lesson(lesson.call, inputs, targets)
+
+    return part(out), part(~out)
+
+
+def _steps(
+    window: _Window,
+    trained: Sequence[nn.Parameter],
+    lesson: _Lesson,
+    scales: Sequence[float],
+    config: ReconstructConfig,
+    number: int,
+) -> Iterator[int]:
+    """Adam, with a stop to look ``LOOKS`` times along the way."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
     optimizer = torch.optim.Adam(trained, lr=config.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config.steps))
+    every = max(config.steps // LOOKS, 1)
     with evaluation(window), gradients(window, everywhere=True), torch.enable_grad():
-        for _ in range(config.steps):
+        for step in range(1, config.steps + 1):
             picked = torch.randint(len(lesson.targets[0]), (config.batch,), generator=generator)
             given = window(*(x[picked] for x in lesson.inputs))
             pairs = zip(given, lesson.targets, scales, strict=True)
@@ -185,15 +229,8 @@ def _learn(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    for parameter in trained:
-        parameter.grad = None
-    after = _errors(window, lesson, scales, config.batch)
-    if not sum(after) <= sum(before):  # worse, or not finite: the rate was too high for this window
-        with torch.no_grad():
-            for parameter, value in zip(trained, saved, strict=True):
-                parameter.copy_(value)
-        after = before
-    return [Reconstructed(*row) for row in zip(names, before, after, strict=True)]
+            if step % every == 0 or step == config.steps:
+                yield step
 
 
 def _errors(window: nn.Module, lesson: _Lesson, scales: Sequence[float], batch: int) -> list[float]:
