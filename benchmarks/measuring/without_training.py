@@ -74,18 +74,27 @@ def second_order() -> str:
     return table(head, rows) + f"\n\n{made_with(done)}"
 
 
+def _told(record: Record | None, key: str, digits: int) -> str:
+    """A figure, or why there is none."""
+    if record is None:
+        return "not measured"
+    return f"{record[key]:.{digits}f}" if record["status"] == "done" else str(record["status"])
+
+
 def samples() -> str:
     """Seconds and memory against samples."""
     scale, memory = RESULTS / "obs_scale.json", RESULTS / "statistics_memory.json"
     if not (scale.exists() and memory.exists()):
         return NOTHING
     times, stages = read_json(scale)["samples"], read_json(memory)
-    rows = []
-    for count in sorted(times, key=int):
-        records = [times[count], *(one.get(count, {"status": "not measured"}) for one in stages.values())]
-        if all(record["status"] == "done" for record in records):
-            more = (f"{record['more_mb']:.0f}" for record in records[1:])
-            rows.append((count, f"{times[count]['statistics_cpu_s']:.1f}", *more))
+    rows = [
+        (
+            count,
+            _told(times[count], "statistics_cpu_s", 1),
+            *(_told(one.get(count), "more_mb", 0) for one in stages.values()),
+        )
+        for count in sorted(times, key=int)
+    ]
     head = ("samples", "statistics, CPU s", *(f"{stage}, MB more" for stage in stages))
     measured = [*times.values(), *(record for one in stages.values() for record in one.values())]
     return table(head, rows) + f"\n\n{made_with(measured)}"
