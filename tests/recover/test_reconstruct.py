@@ -219,6 +219,18 @@ def test_blocks_are_the_largest_with_few_layers_in_order() -> None:
     assert names == ["stem", "block.0", "block.1", "block.2", "block.3", "head"]
 
 
+def test_a_bare_layer_whose_norm_is_outside_is_no_block() -> None:
+    """A refit has changed what the norm expects: to aim at the value before it would undo that."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+        nn.Conv2d(4, 2, 1),
+    ).eval()  # fmt: skip
+    x = torch.randn(4, 3, 5, 5)
+    sites = find_sites(net, lambda model: model(x))
+    assert [site.norm for site in sites] == ["1", "3.1", None]
+    assert blocks_of(sites, Replay(net, forward, [x])) == ["3", "4"]
+
+
 def test_windows_are_blocks_that_run_one_into_the_next() -> None:
     """Of few layers; the pooling between the last block and the head is in none."""
     batches = build("chain")[1]

@@ -25,10 +25,18 @@ def inside(layers: Sequence[str], block: str) -> list[str]:
 
 
 def blocks_of(sites: Sequence[Site], replay: Replay) -> list[str]:
-    """Largest modules with one output tensor and at most ``MOST_IN_BLOCK`` sites, in the order of execution."""
+    """Largest modules with one output tensor and at most ``MOST_IN_BLOCK`` sites, in the order of execution.
+
+    None whose layer has its batch norm outside: a refit wrote into both, so the value between them says nothing.
+    """
     layers = [site.layer for site in sites]
+    norms = {site.layer: site.norm for site in sites if site.norm is not None}
     own = {name: inside(layers, name) for name in replay.readers}
-    fit = {name for name, within in own.items() if 1 <= len(within) <= MOST_IN_BLOCK}
+    fit = {
+        name for name, within in own.items()
+        if 1 <= len(within) <= MOST_IN_BLOCK
+        and all(norms[layer].startswith(name + ".") for layer in within if layer in norms)
+    }  # fmt: skip
     outermost = [name for name in fit if not any(name.startswith(other + ".") for other in fit)]
     return sorted(outermost, key=lambda name: layers.index(own[name][0]))
 
