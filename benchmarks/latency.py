@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import cifar, latency_tables
-from measuring.children import Report, Stopped, run_child
+from measuring.children import Report, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.shapes import shape
 from torch import Tensor, nn
@@ -226,21 +225,17 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def measure(options: argparse.Namespace, report: Report) -> None:
+    if options.cell == "shapes":
+        measure_shapes(options.networks[0], report)
+    else:
+        measure_trained(options.networks[0], options.shares[0], options.precision, options.recover, report)
+
+
 def main() -> None:
     options = parsed()
     torch.set_num_threads(1)
-    if options.cell == "trained" and not cifar.DATA.exists():
-        sys.exit(f"the data is not there: {cifar.DATA}")
-    if options.one and options.cell == "shapes":
-        measure_shapes(options.networks[0], Report(options.out))
-    elif options.one:
-        arguments = options.networks[0], options.shares[0], options.precision, options.recover
-        measure_trained(*arguments, Report(options.out))
-    else:
-        try:
-            sweep(options)
-        except (KeyboardInterrupt, Stopped):
-            sys.exit("stopped; what was measured is kept, the same command goes on")
+    sweep_or_one(options, sweep, measure, cifar.DATA if options.cell == "trained" else None)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from measuring import cifar, mlperf
-from measuring.children import Report, Stopped, run_child
+from measuring.children import Report, run_child, sweep_or_one
 from measuring.mlperf import Data
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from torch import Tensor, nn
@@ -146,16 +145,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parsed()
-    if not mlperf.FOLDER.exists():
-        sys.exit(f"the data is not there: {mlperf.FOLDER}")
-    if options.one:
-        measure(options, Report(options.out))
-        return
-    try:
-        sweep(options)
-    except (KeyboardInterrupt, Stopped):
-        sys.exit("stopped; what was measured is kept, the same command goes on")
+    sweep_or_one(parsed(), sweep, measure, mlperf.FOLDER)
 
 
 if __name__ == "__main__":

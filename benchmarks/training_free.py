@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from measuring import cifar
-from measuring.children import Report, Stopped, peak_mb, run_child
+from measuring.children import Report, peak_mb, run_child, sweep_or_one
 from measuring.free_summary import CONTROLS, FILE, KEY, RUNGS
 from measuring.records import Record, Records, commit, to_do, versions
 from torch import Tensor, nn
@@ -222,16 +221,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parsed()
-    if not cifar.DATA.exists():
-        sys.exit(f"the data is not there: {cifar.DATA}")
-    elif options.one:
-        measure(options, Report(options.out))
-    else:
-        try:
-            sweep(options)
-        except (KeyboardInterrupt, Stopped):
-            sys.exit("stopped; what was measured is kept, the same command goes on")
+    sweep_or_one(parsed(), sweep, measure, cifar.DATA)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,24 @@ STOP = threading.Event()
 
 class Stopped(Exception):
     """The user stopped the sweep while this child ran."""
+
+
+def sweep_or_one(
+    options: Any, sweep: Callable[[Any], None], measure: Callable[[Any, Report], None], data: Path | None = None
+) -> None:
+    """``main`` of a benchmark whose command starts itself once per figure: the sweep, or with ``--one`` a figure.
+
+    Ends with a message where ``data`` is not there, and where the user stops the sweep.
+    """
+    if data is not None and not data.exists():
+        sys.exit(f"the data is not there: {data}")
+    if options.one:
+        measure(options, Report(options.out))
+        return
+    try:
+        sweep(options)
+    except (KeyboardInterrupt, Stopped):
+        sys.exit("stopped; what was measured is kept, the same command goes on")
 
 
 def run_child(words: Sequence[str], limit_s: float, limit_mb: float = float("inf")) -> Record:

@@ -31,10 +31,3 @@ def test_calls_fit_where_only_the_examples_differ() -> None:
     assert not one.fits(Arguments.of((torch.ones(3, 2), 2.0), {"table": torch.ones(4)}, 3))
     assert not one.fits(Arguments.of((torch.ones(3, 2), 1.0), {"table": torch.zeros(4)}, 3))
     assert not one.fits(Arguments.of((torch.ones(3, 2), 1.0), {}, 3))
-
-
-def test_what_is_kept_is_a_copy() -> None:
-    x = torch.zeros(2, 2)
-    call = Arguments.of((x,), {}, 2)
-    x.fill_(1)
-    assert float(call.examples[0].sum()) == 0

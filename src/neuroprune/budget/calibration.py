@@ -1,12 +1,11 @@
-"""What calibration batches tell: example inputs, how often each weight is used, whether the data can be right."""
+"""What calibration batches tell: example inputs, and whether the data can be right."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
 
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.calls import map_tensors, tensors_in
@@ -31,29 +30,6 @@ def example_of(model: nn.Module, forward: Forward, batch: Any) -> Any:
     return dict(bound.arguments)
 
 
-def positions_per_weight(model: nn.Module, forward: Forward, batch: Any) -> dict[str, int]:
-    """Weight name -> how often each of its values is multiplied for one example."""
-    found: dict[str, int] = {}
-
-    def saw(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or not isinstance(module.weight, Tensor):
-            return
-        transposed = isinstance(module, _ConvTransposeNd)
-        value = args[0] if transposed else output
-        own = module.weight.shape[0]
-        found[f"{name}.weight"] = found.get(f"{name}.weight", 0) + value[0].numel() // own
-
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
-    hooks = [m.register_forward_hook(lambda m, a, o, n=n: saw(n, m, a, o)) for n, m in layers.items()]
-    try:
-        with evaluation(model):
-            forward(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
 def doubts(output: Any) -> list[str]:
     """Why the calibration data may not be what the network was trained on; empty where nothing speaks for it."""
     scores = next(iter(tensors_in(output)), None)
@@ -67,7 +43,3 @@ def doubts(output: Any) -> list[str]:
             f"confidence of {sure:.0%}: are they scaled and normalised as in training?"
         ]
     return []
-
-
-def length_of(batch: Any) -> int:
-    return next((x.shape[0] for x in tensors_in(batch) if x.dim()), 1)

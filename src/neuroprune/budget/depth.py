@@ -54,9 +54,8 @@ def removable_blocks(setting: Setting, keep: Sequence[str] = (), seed: int = 0) 
     """Blocks whose removal is proven, with the errors that it makes on the calibration batches."""
     dense = setting.dense
     found = units_of(dense, find_blocks(dense, setting.example, seed=seed)[0])
-    wanted = [
-        b for b in found if b.module not in kept_blocks(dense, found, _patterns(dense, keep)) and b.calls == 1
-    ]
+    kept = kept_blocks(dense, found, _patterns(dense, keep))
+    wanted = [block for block in found if block.module not in kept and block.calls == 1]
     plan = prove_blocks(dense, Plan.identity(dense), wanted, setting.example)[0]
     blocks = [block for block in wanted if block.module in plan.bypassed]
     errors = errors_without(setting, blocks)

@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from neuroprune.base.progress import Progress
-from neuroprune.budget.calibration import length_of
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.judge import Judge
 from neuroprune.budget.sensitivity import RATIOS, Analysis, refit_of, started
@@ -20,6 +19,7 @@ from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
 from neuroprune.pruning.score import gather, score
 from neuroprune.recover.replay import Forward
+from neuroprune.tasks.batches import batch_length
 
 #: that curves are measured on where none are given: a pass over them is made for every group and ratio
 EXAMPLES = 512
@@ -81,5 +81,5 @@ class Evidence:
         return Analysis(without, judge, orders, self.progress).run(start)
 
     def _some_batches(self) -> list[Any]:
-        lengths = np.cumsum([length_of(batch) for batch in self.batches])
+        lengths = np.cumsum([batch_length(batch) for batch in self.batches])
         return list(self.batches[: int(np.searchsorted(lengths, EXAMPLES)) + 1])

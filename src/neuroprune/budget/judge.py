@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation
-from neuroprune.budget.calibration import length_of
 from neuroprune.graph.calls import map_tensors, tensors_in
 from neuroprune.recover.replay import Forward
+from neuroprune.tasks.batches import batch_length
 from neuroprune.tasks.make import SplitBlind
-from neuroprune.tasks.task import Accuracy, Batches, logits_of
+from neuroprune.tasks.task import Accuracy, Batches, class_scores
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Judge:
     ) -> None:
         self.forward, self.batches = forward, batches
         self.evaluate = None if evaluate is None else SplitBlind(evaluate)
-        self.examples = sum(length_of(batch) for batch in batches)
+        self.examples = sum(batch_length(batch) for batch in batches)
         self.outputs = [_kept(self._run(dense, batch)) for batch in batches]
         _check_finite(self.outputs)
         self.labelled = labels and all(
@@ -78,15 +78,6 @@ class Judge:
         divergence = gap / (energy or 1.0)
         agreement = 100.0 * same / predictions if predictions else None
         return Judged(divergence if math.isfinite(divergence) else None, agreement, metric)
-
-
-def class_scores(output: Any) -> Tensor | None:
-    """[N, classes, ...] in a model's output; None where there are no such."""
-    try:
-        scores = logits_of(output)
-    except TypeError:
-        return None
-    return scores if scores.dim() >= 2 and scores.shape[1] > 1 and scores.is_floating_point() else None
 
 
 def _has_labels(batch: Any, output: Any) -> bool:

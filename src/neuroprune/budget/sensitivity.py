@@ -20,7 +20,7 @@ from torch import nn
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import copy_of
 from neuroprune.base.progress import Progress, SilentProgress
-from neuroprune.budget.calibration import example_of, length_of
+from neuroprune.budget.calibration import example_of
 from neuroprune.budget.curves import Curve, Point, Sensitivity
 from neuroprune.budget.judge import Judge
 from neuroprune.budget.without import Refit, Without
@@ -34,6 +34,7 @@ from neuroprune.pruning.score import gather, score
 from neuroprune.recover.refit import consumptions, dense_moments
 from neuroprune.recover.replay import Forward, Replay
 from neuroprune.recover.sites import find_sites
+from neuroprune.tasks.batches import batch_length
 from neuroprune.tasks.task import default_forward, default_loss, tensor_bytes
 
 __all__ = ["Sensitivity", "sensitivity"]
@@ -157,7 +158,7 @@ def refit_of(dense: nn.Module, found: Trace, forward: Forward, batches: Sequence
     ours = {one.group.name: one for one in consumptions(dense, found.groups, sites)}
     used = {layer for one in ours.values() for layer in one.columns}
     needed = [site for site in sites if site.layer in used]
-    examples = sum(length_of(batch) for batch in batches)
+    examples = sum(batch_length(batch) for batch in batches)
     moments = dense_moments(Replay(dense, forward, batches, remember=False), needed, examples, seed)
     return Refit(ours, {site.layer: site for site in needed}, moments)
 

@@ -137,18 +137,8 @@ def prune_to_budget(
         small = apply(plan, recovery.model)
     tell = after or (lambda rung, network: None)
     tell("none" if recover == "none" else "closed-form", small.eval())
-    blocks: list[Reconstructed] = []
-    if recover in ("reconstruct", "distill"):
-        with work.timed("reconstruct"):
-            config = reconstruction or ReconstructConfig(seed=seed)
-            blocks = reconstruct(work.dense, small, plan, forward, work.batches, config, work.progress)
-        tell("reconstruct", small.eval())
-    epochs: list[Distilled] = []
-    if recover == "distill":
-        with work.timed("distill"):
-            learning = distillation or DistillConfig(seed=seed)
-            epochs = distill(work.dense, small, plan, forward, more or work.batches, learning, work.progress)
-        tell("distill", small.eval())
+    learning = reconstruction or ReconstructConfig(seed=seed), distillation or DistillConfig(seed=seed)
+    blocks, epochs = _learnt(work, small, plan, recover, learning, more or work.batches, tell)
     channels_outermost(small.eval())
     with work.timed("measure"):
         costs = work.final(budget, small)
@@ -156,6 +146,29 @@ def prune_to_budget(
         small, plan, verification, found.refused + refused, costs, tuple(recovery.fitted),
         tuple(blocks), tuple(epochs), work.seconds, tuple(work.notes),
     )  # fmt: skip
+
+
+def _learnt(
+    work: Work,
+    small: nn.Module,
+    plan: Plan,
+    recover: Rung,
+    learning: tuple[ReconstructConfig, DistillConfig],
+    more: Sequence[Any],
+    tell: After,
+) -> tuple[list[Reconstructed], list[Distilled]]:
+    """The rungs with gradients up to ``recover``, on ``small`` in place."""
+    blocks: list[Reconstructed] = []
+    epochs: list[Distilled] = []
+    if recover in ("reconstruct", "distill"):
+        with work.timed("reconstruct"):
+            blocks = reconstruct(work.dense, small, plan, work.forward, work.batches, learning[0], work.progress)
+        tell("reconstruct", small.eval())
+    if recover == "distill":
+        with work.timed("distill"):
+            epochs = distill(work.dense, small, plan, work.forward, more, learning[1], work.progress)
+        tell("distill", small.eval())
+    return blocks, epochs
 
 
 def _check_rung(recover: str) -> None:

@@ -16,7 +16,7 @@ from neuroprune.base.modes import copy_of, evaluation
 from neuroprune.base.nouns import Budget
 from neuroprune.base.progress import Progress
 from neuroprune.budget.allocations import ALLOCATIONS, Allocation
-from neuroprune.budget.calibration import doubts, example_of, length_of
+from neuroprune.budget.calibration import doubts, example_of
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.decide import decisions_of
 from neuroprune.budget.depth import Choice, Removable, choose, least
@@ -44,6 +44,7 @@ from neuroprune.recover.refit import (
     rank_groups,
 )
 from neuroprune.recover.replay import Forward, Replay
+from neuroprune.tasks.batches import batch_length
 
 #: how many candidates are measured at most until one meets the budget and uses it up
 CORRECTIONS = 6
@@ -93,7 +94,7 @@ class Work:
         channels_innermost(self.dense, forward, self.batches[0])
         example = example_of(self.dense, forward, self.batches[0])
         self.setting = Setting(self.dense, example, forward, self.batches, target, progress)
-        self.examples = sum(length_of(batch) for batch in self.batches)
+        self.examples = sum(batch_length(batch) for batch in self.batches)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

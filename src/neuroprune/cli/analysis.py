@@ -8,21 +8,31 @@ from typing import Annotated
 import typer
 
 from neuroprune.base.errors import UserError
-from neuroprune.cli.options import Args, Criterion, Keep, Model, Out, Resume, Weights, guarded
+from neuroprune.cli.options import (
+    Args,
+    BatchSize,
+    Criterion,
+    Data,
+    Keep,
+    Labels,
+    Limit,
+    Model,
+    Out,
+    Resize,
+    Resume,
+    Weights,
+    guarded,
+)
 
 
 @guarded
 def sensitivity(
     model: Model,
-    data: Annotated[
-        str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")
-    ],
+    data: Data,
     out: Out = None,
     weights: Weights = None,
     arg: Args = None,
-    labels: Annotated[
-        str, typer.Option(help="use: accuracy; none: the data need have none, outputs are compared")
-    ] = "use",
+    labels: Labels = "use",
     ratios: Annotated[
         str, typer.Option(help="Shares of a group that go, one after the other.")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
@@ -31,9 +41,9 @@ def sensitivity(
         bool, typer.Option("--recover", help="Refit what reads a group by least squares each time.")
     ] = False,
     keep: Keep = None,
-    resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples per batch.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
+    resize: Resize = None,
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
     resume: Resume = False,

@@ -28,6 +28,13 @@ Inputs = Annotated[
     list[str],
     typer.Option("--input", metavar="SHAPE", help="1,3,32,32 or 1,16:int64 or NAME=SHAPE; one per input"),
 ]
+Data = Annotated[str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")]
+Labels = Annotated[
+    str, typer.Option(help="use; or none: the data need have none, outputs are compared with the dense network's")
+]
+Resize = Annotated[int | None, typer.Option(help="Scale images to this many pixels.")]
+Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
+BatchSize = Annotated[int, typer.Option(help="Examples per batch.")]
 Keep = Annotated[list[str] | None, typer.Option(help="Leave layers whole, e.g. 'layer1.*'; repeatable")]
 Criterion = Annotated[str, typer.Option(help="See: neuroprune list criteria")]
 Replay = Annotated[

@@ -10,11 +10,16 @@ import typer
 
 from neuroprune.cli.options import (
     Args,
+    BatchSize,
     Criterion,
+    Data,
     Keep,
+    Labels,
+    Limit,
     Model,
     Out,
     Replay,
+    Resize,
     Resume,
     Set,
     Weights,
@@ -52,9 +57,7 @@ def run(
 @guarded
 def compress(
     model: Model,
-    data: Annotated[
-        str, typer.Option(help="digits, mnist:F.npz, cifar10:DIR, folder:DIR, npz:F, module:callable")
-    ],
+    data: Data,
     budget: Annotated[
         list[str], typer.Option(help="latency=0.5, latency=8ms, size=500KB, macs=0.3, params=0.3; repeatable")
     ],
@@ -65,7 +68,7 @@ def compress(
     out: Out = None,
     weights: Weights = None,
     arg: Args = None,
-    resize: Annotated[int | None, typer.Option(help="Scale images to this many pixels.")] = None,
+    resize: Resize = None,
     no_train: Annotated[
         bool,
         typer.Option("--no-train", help="No training: layers are refitted from the inputs alone."),
@@ -74,16 +77,14 @@ def compress(
         str | None,
         typer.Option(help="Recover without labels: closed-form, reconstruct (--no-train's default) or distill."),
     ] = None,
-    labels: Annotated[
-        str, typer.Option(help="use; or none: the data need have none, agreement with the dense network counts")
-    ] = "use",
+    labels: Labels = "use",
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of fine-tuning (default: 10; after --no-train or --recover: 0).")
     ] = None,
     train_epochs: Annotated[int, typer.Option(help="Train the dense network first (0: it is trained).")] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate (AdamW).")] = 1e-3,
-    batch_size: Annotated[int, typer.Option(help="Examples per training step.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
     criterion: Criterion = "activation",
     keep: Keep = None,
     seed: int = 0,

@@ -62,16 +62,9 @@ def choose_recipe(
     fit = {"keep": list(keep)} if keep else {}
     steps: list[dict[str, Any]] = [{"train": {**tuning, "epochs": train_epochs}}] if train_epochs else []
     if rung:
-        steps += _without_labels(rung, fit)
-        steps += [{"finetune": tuning}] if epochs else []
+        steps += [*_without_labels(rung, fit), *([{"finetune": tuning}] if epochs else [])]
     else:
-        steps += [
-            {"initialise": {}},
-            {"score": {"criterion": criterion, **fit}},
-            {"fit_budget": fit},
-            {"cut": {}},
-            {"finetune": tuning},
-        ]
+        steps += _with_labels({"criterion": criterion, **fit}, fit, tuning)
     steps += [
         {"export": {}},
         {"quantize": {"optional": True}},
@@ -108,6 +101,10 @@ def _rung(recover: str | None, no_train: bool, blind: bool, epochs: int | None, 
             mend="give its weights, or use the labels",
         )  # fmt: skip
     return recover or ("reconstruct" if no_train else "distill" if blind else None)
+
+
+def _with_labels(score: dict[str, Any], fit: dict[str, Any], tuning: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"initialise": {}}, {"score": score}, {"fit_budget": fit}, {"cut": {}}, {"finetune": tuning}]
 
 
 def _without_labels(rung: str, fit: dict[str, Any]) -> list[dict[str, Any]]:

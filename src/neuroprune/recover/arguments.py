@@ -28,9 +28,8 @@ class Arguments:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> Arguments:
-        """Tensors whose dimension 0 has ``count`` rows are taken for examples; all tensors are copied."""
+        """Tensors whose dimension 0 has ``count`` rows are taken for examples."""
         leaves, spec = tree_flatten((args, dict(kwargs)))
-        leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         told = [isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count for leaf in leaves]
         examples = tuple(leaf for leaf, is_example in zip(leaves, told, strict=True) if is_example)
         rest = tuple(_HERE if is_example else leaf for leaf, is_example in zip(leaves, told, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.modes import evaluation
-from neuroprune.tasks.task import Batches, Task, logits_of
+from neuroprune.tasks.task import Batches, Task, class_scores, logits_of
 
 
 class Agreement:
@@ -30,7 +30,7 @@ class Agreement:
             self._said[id(batches)] = batches, self._outputs(self.dense, batches)
         wanted = self._said[id(batches)][1]
         given = self._outputs(model, batches)
-        if all(_is_scores(scores) for scores in wanted):
+        if all(class_scores(scores) is not None for scores in wanted):
             same = sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in zip(given, wanted, strict=True))
             return 100.0 * same / max(sum(scores[:, 0].numel() for scores in wanted), 1)
         lost = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(given, wanted, strict=True))
@@ -40,10 +40,6 @@ class Agreement:
     def _outputs(self, model: nn.Module, batches: Batches) -> list[Tensor]:
         with evaluation(model):
             return [logits_of(self.forward(model, batch)).detach() for batch in batches.epoch(None)]
-
-
-def _is_scores(output: Tensor) -> bool:
-    return output.dim() > 1 and output.shape[1] > 1
 
 
 def without_labels(task: Task, dense: nn.Module) -> Task:

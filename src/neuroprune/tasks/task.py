@@ -61,6 +61,15 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def class_scores(output: Any) -> Tensor | None:
+    """[N, classes, ...] in a model's output; None where there are no such."""
+    try:
+        scores = logits_of(output)
+    except TypeError:
+        return None
+    return scores if scores.dim() >= 2 and scores.shape[1] > 1 and scores.is_floating_point() else None
+
+
 def default_loss(batch: Batch, output: Any) -> Tensor:
     """Cross entropy of the scores [N, classes, ...] against the class indices ``batch[1]`` [N, ...]."""
     return functional.cross_entropy(logits_of(output), batch[1])

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from neuroprune.budget.target import multiple_for
 from neuroprune.pipeline.candidates import Allocation, Trial, row
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.fitting import Fitter
@@ -32,7 +33,9 @@ class FitBudgetConfig(StepConfig):
     batches: int = Field(16, ge=1)
 
     def trial(self, context: Context, variant: str) -> Trial:
-        round_to = _alignment(context, variant) if self.round_to == "auto" else self.round_to
+        kinds = {limit.kind for limit in context.recipe.budget.limits}
+        blocks = [multiple_for(group, kinds, variant) for group in context.trace.groups]
+        round_to = min(blocks, default=1) if self.round_to == "auto" else self.round_to
         allocation = Allocation(self.scope, round_to, self.minimum, self.keep)
         return Trial(allocation, variant, self.margin, self.seconds, self.threads, self.calibration, self.batches)
 
@@ -81,18 +84,6 @@ def fit_budget(context: Context, config: FitBudgetConfig) -> Outcome:
             "candidates": [row(t, r, t.figures(context, r)[1], (t, r) == (trial, ratio)) for t, r in fitter.tried]
         },
     )
-
-
-def _alignment(context: Context, variant: str) -> int:
-    """Kernels compute channels in blocks: an odd count can be slower than the next round one. Measured with ONNX
-    Runtime on x86: blocks of 8 in int8, of 4 in fp32; smaller ones where the groups are small. Counts of
-    parameters, operations and bytes have no blocks."""
-    if "latency" not in {limit.kind for limit in context.recipe.budget.limits}:
-        return 1
-    block, smallest = (8 if variant == "int8" else 4), min(group.size for group in context.trace.groups)
-    while block > 1 and block > smallest // 2:
-        block //= 2
-    return block
 
 
 def _tightest(context: Context, figures: Figures, dense: Figures) -> str:
