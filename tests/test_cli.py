@@ -338,7 +338,10 @@ def test_a_full_disk_is_one_message_and_resume_goes_on(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE.replace("measure: {seconds: 0.1}", "measure: {seconds: 60}"))
     words = [sys.executable, "-m", "neuroprune", "run", "r.yaml", "--out", "my out"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (tmp_path / "my out" / "steps" / "08-validate").exists():
         assert process.poll() is None
