@@ -4,7 +4,8 @@
 
 The networks are those of `neuroprune.testing.networks`, from random genes. They are drawn in chunks, each a
 process of its own, whose outcomes are in benchmarks/results/fuzz.json as soon as the chunk ends: the same command
-goes on where it was stopped. The genes of every failure are written there, to be put into a test as they are.
+goes on where it was stopped, and each chunk says the commit that it ran on (``--again`` forgets them all). The genes
+of every failure are written there, to be put into a test as they are.
 """
 
 from __future__ import annotations
@@ -136,11 +137,15 @@ def gathered(chunks: Mapping[str, Record], facts: Mapping[str, Any], seed: int) 
     counts: Counter[str] = Counter()
     for record in chunks.values():
         counts.update(record["counts"])
+    commits: Counter[str] = Counter()
+    for record in chunks.values():
+        commits[record["commit"]] += sum(record["counts"].values())
     return {
         "seed": seed,
         "chunk": CHUNK,
         "versions": dict(facts),
         "networks": sum(counts.values()),
+        "networks_by_commit": dict(commits),
         "counts": dict(counts),
         "refused_share": counts["refused"] / max(1, sum(counts.values()) - counts["invalid"]),
         "failed": sum(counts[status] for status in FAILURES),
@@ -163,15 +168,15 @@ def trimmed(chunks: Mapping[str, Record], record: Record) -> Record:
 def fuzz(options: argparse.Namespace) -> None:
     facts = versions()
     before = read_json(OUT) if OUT.exists() and not options.again else {}
-    same = before.get("seed") == options.seed and before.get("versions") == facts and before.get("chunk") == CHUNK
+    same = before.get("seed") == options.seed and before.get("chunk") == CHUNK
     chunks: dict[str, Record] = before["chunks"] if same else {}
     firsts = [n for n in range(0, options.count, CHUNK) if str(n) not in chunks]
-    print(f"{len(firsts)} chunks of {CHUNK} to run, {len(chunks)} done before at this commit")
+    print(f"{len(firsts)} chunks of {CHUNK} to run, {len(chunks)} done before")
     with ThreadPoolExecutor(options.workers) as pool:
         waiting = {first: pool.submit(chunk, options, first) for first in firsts}
         try:
             for first, future in waiting.items():
-                chunks[str(first)] = trimmed(chunks, future.result())
+                chunks[str(first)] = {**trimmed(chunks, future.result()), "commit": facts["commit"]}
                 document = gathered(chunks, facts, options.seed)
                 write_json(OUT, document)
                 print(f"{document['networks']:6} networks  {document['counts']}", flush=True)

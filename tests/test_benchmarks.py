@@ -522,7 +522,8 @@ def test_a_document_counts_all_chunks_and_keeps_every_failure() -> None:
     assert len(first["kept"]) == 1 + fuzz.KEEP_REFUSED
     second = fuzz.trimmed({"0": first}, {"counts": {"invalid": 100}, "kept": kept, "seconds": 1.0})
     assert [item["status"] for item in second["kept"]] == ["wrong"]
-    document = fuzz.gathered({"0": first, "100": second}, {}, seed=0)
+    document = fuzz.gathered({"0": {**first, "commit": "a"}, "100": {**second, "commit": "b"}}, {}, seed=0)
+    assert document["networks_by_commit"] == {"a": 100, "b": 100}
     assert (document["networks"], document["failed"], document["refused_share"]) == (200, 1, 0.04)
 
 
