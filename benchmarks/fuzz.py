@@ -4,8 +4,8 @@
 
 The networks are those of `neuroprune.testing.networks`, from random genes. They are drawn in chunks, each a
 process of its own, whose outcomes are in benchmarks/results/fuzz.json as soon as the chunk ends: the same command
-goes on where it was stopped, and each chunk says the commit that it ran on (``--again`` forgets them all). The genes
-of every failure are written there, to be put into a test as they are.
+goes on where it was stopped, and each chunk names the commit that it ran on (``--again`` forgets them all).
+The genes of every failure are written there, to be put into a test as they are.
 """
 
 from __future__ import annotations
