@@ -49,6 +49,10 @@ class Choice:
     error: float
     costs: Mapping[str, float] = field(default_factory=dict)
 
+    def key(self) -> tuple[object, ...]:
+        """Equal for choices of the same units and blocks."""
+        return (*self.removed.tolist(), *sorted(one.block.module for one in self.gone))
+
 
 def removable_blocks(setting: Setting, keep: Sequence[str] = (), seed: int = 0) -> list[Removable]:
     """Blocks whose removal is proven, with the errors that it makes on the calibration batches."""

@@ -41,12 +41,12 @@ class Steering:
 
     def known(self, choice: Choice) -> bool:
         """This choice was measured already: asking again leads nowhere else."""
-        return _key(choice) in self._seen
+        return choice.key() in self._seen
 
     def saw(self, choice: Choice, shares: Mapping[str, float]) -> bool:
         """A measurement of ``choice``: ``shares`` of the limits. True where the budget is met and used up, or
         nothing else would be asked for."""
-        self._seen.add(_key(choice))
+        self._seen.add(choice.key())
         use = {kind: shares[kind] / self.goals[kind] for kind in self.limits}
         for kind in self.limits:
             self.nearest[kind] = min(self.nearest[kind], shares[kind])
@@ -95,7 +95,3 @@ class Steering:
             value=f"the least that was reached is {least}",
             mend="raise it, lower round_to and the minimum of kept channels, or let more layers be cut",
         )
-
-
-def _key(choice: Choice) -> tuple[object, ...]:
-    return (*choice.removed.tolist(), *sorted(one.block.module for one in choice.gone))

@@ -76,6 +76,7 @@ def prune_to_budget(
     allocation: str = "stream",
     sensitivity: Sensitivity | Path | str | None = None,
     depth: bool = True,
+    tries: int = 0,
     keep: Sequence[str] = (),
     round_to: RoundTo = "auto",
     minimum: int = 1,
@@ -99,7 +100,9 @@ def prune_to_budget(
     made when asked for (default: ``batches``). ``after(rung, network)`` is shown the network after each rung, cut
     and in evaluation mode. ``allocation``: how counts are chosen (`neuroprune list allocations`); ``sensitivity``:
     curves, or the file with them, for ``allocation="sensitivity"``, which measures them where none are given.
-    ``depth``: whole blocks may go where that costs less than channels. ``round_to``, ``minimum``: kept counts are
+    ``depth``: whole blocks may go where that costs less than channels. ``tries``: so many other choices of counts
+    and blocks are refitted on a few hundred of the examples, and the best on others is taken; each takes about as
+    long as the refit of so few. ``round_to``, ``minimum``: kept counts are
     multiples and at least so many; ``auto`` takes what the runtime's kernels compute in blocks where latency is
     limited, else 1. ``target``: device, threads and precision that measured budgets are about. Deterministic for a
     seed and a number of threads where figures are counted.
@@ -108,6 +111,8 @@ def prune_to_budget(
     """
     work = Work(model, batches, forward, seed, progress or SilentProgress(), target or Target())
     _check_rung(recover)
+    if tries < 0:
+        raise UserError("tries is negative", value=tries, mend="give 0 or more")
     work.check(budget, allocation)
     measured = curves_from(sensitivity)
     with work.timed("trace"):
@@ -121,7 +126,7 @@ def prune_to_budget(
         multiples = [work.multiple(one.group, budget, round_to) for one in curves.found]
         allowed = [allowed_removals(one.group, n, minimum) for one, n in zip(curves.found, multiples, strict=True)]
         count, gone = work.allocate(
-            found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation), measured
+            found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation), measured, tries
         )
     with work.timed("refit"):
         curves.form.without([one.block.module for one in gone])

@@ -26,6 +26,7 @@ from neuroprune.budget.kinds import KINDS, Setting
 from neuroprune.budget.problem import Costs, Problem, layers_of
 from neuroprune.budget.steering import Steering
 from neuroprune.budget.target import RoundTo, Target, multiple_for
+from neuroprune.budget.trials import Trials, searched
 from neuroprune.graph.calls import tensors_in
 from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
@@ -172,10 +173,11 @@ class Work:
         allowed: Sequence[Sequence[int]],
         allocation: Allocation,
         measured: Sensitivity | None = None,
+        tries: int = 0,
     ) -> tuple[dict[str, int], tuple[Removable, ...]]:
         """Kept counts of the groups, and blocks that go, whose cut network costs what every limit allows.
 
-        Layers' costs are a model of the network's; what is asked of the model follows the measurements.
+        ``tries``: other choices to try (`trials.py`).
         """
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
@@ -185,8 +187,35 @@ class Work:
             self.dense, found, groups, orders, self.forward, self.batches, self.seed, self.progress, measured
         )
         problem = Problem(groups, errors, costs, limits, allowed, known)
-        noise = {kind: KINDS.get(kind).noise for kind in limits}
-        steering = Steering(limits, noise, least(problem, removable, allocation))
+        best, targets = self._steered(problem, removable, budget, allocation, found, curves)
+        if tries:
+            trials = Trials(self.dense, self.forward, self.batches, curves.found, curves.rankings, self.seed)
+            factors = searched(
+                replace(problem, limits=targets), removable, lambda p, blocks: choose(p, blocks, allocation),
+                trials.error, tries, self.seed, self.progress,
+            )  # fmt: skip
+            best, _ = self._steered(*factors.on(problem, removable), budget, allocation, found, curves)
+        self.notes += known.unused()
+        removed = dict(zip([group.name for group in groups], best.removed.tolist(), strict=True))
+        count = {group.name: group.size - removed.get(group.name, 0) for group in found.groups}
+        gone = {one.block.module for one in best.gone}
+        return count, tuple(one for one in removable if one.block.module in gone)
+
+    def _steered(
+        self,
+        problem: Problem,
+        removable: Sequence[Removable],
+        budget: Budget,
+        allocation: Allocation,
+        found: Trace,
+        curves: Curves,
+    ) -> tuple[Choice, Mapping[str, float]]:
+        """The choice whose cut network keeps to every limit, and what the model of costs was asked for at last.
+
+        Layers' costs are a model of the network's; what is asked of the model follows the measurements.
+        """
+        noise = {kind: KINDS.get(kind).noise for kind in problem.limits}
+        steering = Steering(problem.limits, noise, least(problem, removable, allocation))
         for _ in range(CORRECTIONS):
             choice = choose(replace(problem, limits=steering.targets), removable, allocation)
             if steering.known(choice):
@@ -196,10 +225,7 @@ class Work:
                 break
         if steering.best is None:
             raise steering.unmet(budget)
-        self.notes += known.unused()
-        gone = dict(zip([group.name for group in groups], steering.best.removed.tolist(), strict=True))
-        count = {group.name: group.size - gone.get(group.name, 0) for group in found.groups}
-        return count, steering.best.gone
+        return steering.best, dict(steering.targets)
 
     def _candidate(self, found: Trace, curves: Curves, choice: Choice) -> nn.Module:
         """The dense network without the units and blocks of ``choice``, as it costs; not recovered."""

@@ -23,12 +23,13 @@ class PruneToBudgetConfig(CalibrationOptions):
 
     ``precision``: of the file whose latency, size and memory must meet the budget; ``auto``: int8 where the recipe
     quantizes (a network that int8 cannot express goes on in fp32), else fp32. ``threads``, ``seconds``: of each
-    measurement of latency.
+    measurement of latency. ``tries``: other counts to try before the refit.
     """
 
     recover: Literal["none", "closed-form"] = "closed-form"
     allocation: str = "stream"
     depth: bool = True
+    tries: int = Field(0, ge=0)
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     minimum: int = Field(1, ge=1)
     keep: tuple[str, ...] = ()
@@ -89,8 +90,9 @@ def _in(context: Context, config: PruneToBudgetConfig, batches: list[Any], preci
     target = Target(context.recipe.header.device, config.threads, precision, seconds=config.seconds)
     return prune_to_budget(
         context.model, batches, context.recipe.budget, forward=context.task.forward, recover=config.recover,
-        allocation=config.allocation, depth=config.depth, keep=config.keep, round_to=config.round_to,
-        minimum=config.minimum, target=target, seed=context.seed, progress=context.progress,
+        allocation=config.allocation, depth=config.depth, tries=config.tries, keep=config.keep,
+        round_to=config.round_to, minimum=config.minimum, target=target, seed=context.seed,
+        progress=context.progress,
     )  # fmt: skip
 
 
