@@ -175,6 +175,56 @@ def test_a_choice_by_trial_keeps_to_the_budget_and_is_no_worse_where_it_was_judg
     assert errors[12] < errors[0]
 
 
+def test_of_several_allocations_the_best_on_trial_is_taken() -> None:
+    model, batches = net()
+    results = {
+        names: prune_to_budget(model, batches, Budget(macs=0.4), allocation=names)
+        for names in ("stream", "uniform", ("uniform", "stream"), ("stream", "uniform"))
+    }
+    others = torch.cat(batches[3:])
+    with torch.no_grad():
+        errors = {
+            name: float((results[name].model(others) - model(others)).square().sum())
+            for name in ("stream", "uniform")
+        }
+    best = min(errors, key=errors.__getitem__)
+    for both in (("uniform", "stream"), ("stream", "uniform")):
+        assert results[both].plan.removed == results[best].plan.removed
+        assert any(f"counts by {best!r}" in note and "uniform" in note for note in results[both].notes)
+    assert results["stream"].plan.removed != results["uniform"].plan.removed
+
+
+class Measured:
+    dense = nn.Identity()
+
+    def scores(self, criterion: str) -> list[np.ndarray]:
+        return [np.arange(3.0)]
+
+    def curves(self) -> list[np.ndarray]:
+        return [np.array([0.0, 1.0]), np.array([0.0, 2.0])]
+
+
+def test_factors_weigh_errors_measured_curves_and_blocks_alike() -> None:
+    """Measured curves too, so that trials go on from an allocation that looks at nothing else."""
+    blocks = [Removable(Block("b", 1, 1, "args[0]"), 5.0)]
+    given = Problem((), [np.array([0.0, 1.0]), np.array([0.0, 3.0])], Costs((), {}), {}, [], Measured())
+    factors = Factors(np.log([10.0, 100.0]), np.log([2.0]))
+    changed, others = factors.on(given, blocks)
+    assert [curve.tolist() for curve in changed.errors] == [[0.0, pytest.approx(10)], [0.0, pytest.approx(300)]]
+    curves = changed.known.curves()
+    assert [curve.tolist() for curve in curves] == [[0.0, pytest.approx(10)], [0.0, pytest.approx(200)]]
+    assert changed.known.scores("l1")[0].tolist() == [0.0, 1.0, 2.0]
+    assert others[0].error == pytest.approx(10)
+    assert given.errors[0].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("names", [(), ("stream", "strem")])
+def test_allocations_that_do_not_exist_are_refused(names: tuple[str, ...]) -> None:
+    model, batches = net()
+    with pytest.raises(UserError, match="allocation"):
+        prune_to_budget(model, batches, Budget(macs=0.4), allocation=names)
+
+
 def test_a_negative_number_of_tries_is_refused() -> None:
     model, batches = net()
     with pytest.raises(UserError, match="tries"):

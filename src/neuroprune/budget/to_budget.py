@@ -73,7 +73,7 @@ def prune_to_budget(
     *,
     forward: Forward = default_forward,
     recover: Rung = "closed-form",
-    allocation: str = "stream",
+    allocation: str | Sequence[str] = "stream",
     sensitivity: Sensitivity | Path | str | None = None,
     depth: bool = True,
     tries: int = 0,
@@ -98,14 +98,14 @@ def prune_to_budget(
     refitted), ``closed-form`` (least squares), ``reconstruct`` (then gradients inside windows of a few blocks) or
     ``distill`` (then gradients through the whole network). ``more``: unlabelled batches for the last, which may be
     made when asked for (default: ``batches``). ``after(rung, network)`` is shown the network after each rung, cut
-    and in evaluation mode. ``allocation``: how counts are chosen (`neuroprune list allocations`); ``sensitivity``:
-    curves, or the file with them, for ``allocation="sensitivity"``, which measures them where none are given.
-    ``depth``: whole blocks may go where that costs less than channels. ``tries``: so many other choices of counts
-    and blocks are refitted on a few hundred of the examples, and the best on others is taken; each takes about as
-    long as the refit of so few. ``round_to``, ``minimum``: kept counts are
-    multiples and at least so many; ``auto`` takes what the runtime's kernels compute in blocks where latency is
-    limited, else 1. ``target``: device, threads and precision that measured budgets are about. Deterministic for a
-    seed and a number of threads where figures are counted.
+    and in evaluation mode. ``allocation``: how counts are chosen (`neuroprune list allocations`); of several
+    names that one is taken whose choice does best on trial. ``tries``: so many other choices of counts and blocks
+    are tried from there; a trial is a refit on a few hundred of the examples, compared on others.
+    ``sensitivity``: curves, or the file with them, for ``allocation="sensitivity"``, which measures them where
+    none are given. ``depth``: whole blocks may go where that costs less than channels. ``round_to``, ``minimum``:
+    kept counts are multiples and at least so many; ``auto`` takes what the runtime's kernels compute in blocks
+    where latency is limited, else 1. ``target``: device, threads and precision that measured budgets are about.
+    Deterministic for a seed and a number of threads where figures are counted.
 
     Raises UserError for budgets that cannot be met, unknown options, and data that cannot be used.
     """
@@ -113,7 +113,8 @@ def prune_to_budget(
     _check_rung(recover)
     if tries < 0:
         raise UserError("tries is negative", value=tries, mend="give 0 or more")
-    work.check(budget, allocation)
+    names = [allocation] if isinstance(allocation, str) else list(allocation)
+    work.check(budget, names)
     measured = curves_from(sensitivity)
     with work.timed("trace"):
         found = provable(work.dense, trace(work.dense, work.setting.example), work.setting.example)
@@ -126,7 +127,7 @@ def prune_to_budget(
         multiples = [work.multiple(one.group, budget, round_to) for one in curves.found]
         allowed = [allowed_removals(one.group, n, minimum) for one, n in zip(curves.found, multiples, strict=True)]
         count, gone = work.allocate(
-            found, curves, removable, budget, allowed, ALLOCATIONS.get(allocation), measured, tries
+            found, curves, removable, budget, allowed, {n: ALLOCATIONS.get(n) for n in names}, measured, tries
         )
     with work.timed("refit"):
         curves.form.without([one.block.module for one in gone])

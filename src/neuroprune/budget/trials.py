@@ -20,7 +20,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.progress import Progress
 from neuroprune.budget.depth import Choice, Removable
 from neuroprune.budget.judge import Judge
-from neuroprune.budget.problem import Problem
+from neuroprune.budget.problem import Known, Problem
 from neuroprune.recover.obs import Ranking
 from neuroprune.recover.refit import ClosedForm, Consumption
 from neuroprune.recover.replay import Forward
@@ -28,6 +28,8 @@ from neuroprune.tasks.batches import batch_length
 
 #: examples of a trial's refit, and others by which trials are compared: half of what there is where that is less
 FITTED, JUDGED = 256, 512
+#: of a trial's refit per column (see `refit.ROWS_PER_COLUMN`): choices are compared, not kept
+ROWS = 30
 #: standard deviation of a factor's logarithm, and the share of factors that change at once
 SPREAD, CHANGED = 0.6, 0.3
 #: draws per trial that lead to a choice that was tried before, until the search is over
@@ -45,12 +47,18 @@ class Factors:
     def none(cls, problem: Problem, blocks: Sequence[Removable]) -> Factors:
         return cls(np.zeros(len(problem.errors)), np.zeros(len(blocks)))
 
+    @property
+    def changed(self) -> bool:
+        return bool(self.groups.any() or self.blocks.any())
+
     def on(self, problem: Problem, blocks: Sequence[Removable]) -> tuple[Problem, list[Removable]]:
-        errors = [curve * np.exp(own) for curve, own in zip(problem.errors, self.groups, strict=True)]
-        changed = [
-            replace(one, error=one.error * float(np.exp(f))) for one, f in zip(blocks, self.blocks, strict=True)
-        ]
-        return replace(problem, errors=errors), changed
+        errors, known = self.weighted(problem.errors), _Weighted(problem.known, self)
+        pairs = zip(blocks, np.exp(self.blocks).tolist(), strict=True)
+        changed = [replace(one, error=one.error * factor) for one, factor in pairs]
+        return replace(problem, errors=errors, known=known), changed
+
+    def weighted(self, curves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [curve * np.exp(own) for curve, own in zip(curves, self.groups, strict=True)]
 
     def near(self, random: np.random.Generator) -> Factors:
         """Some of them changed, one at least."""
@@ -59,6 +67,24 @@ class Factors:
         changes[random.integers(every.size)] = True
         every = every + changes * SPREAD * random.standard_normal(every.size)
         return Factors(every[: self.groups.size], every[self.groups.size :])
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """What is known about the network, its measured curves times ``factors`` too."""
+
+    known: Known
+    factors: Factors
+
+    @property
+    def dense(self) -> nn.Module:
+        return self.known.dense
+
+    def scores(self, criterion: str) -> Sequence[np.ndarray]:
+        return self.known.scores(criterion)
+
+    def curves(self) -> list[np.ndarray]:
+        return self.factors.weighted(self.known.curves())
 
 
 class Trials:
@@ -80,11 +106,17 @@ class Trials:
         self.found, self.rankings = found, rankings
         self.fitted, others = _parted(batches)
         self.judge = Judge(dense, forward, others, labels=False)
+        self.known: dict[tuple[object, ...], float] = {}
 
     def error(self, choice: Choice) -> float:
         """Squared error of the outputs over the dense network's; infinite where they are not finite."""
+        if choice.key() not in self.known:
+            self.known[choice.key()] = self._error(choice)
+        return self.known[choice.key()]
+
+    def _error(self, choice: Choice) -> float:
         examples = sum(batch_length(batch) for batch in self.fitted)
-        form = ClosedForm(self.dense, self.forward, self.fitted, examples, seed=self.seed)
+        form = ClosedForm(self.dense, self.forward, self.fitted, examples, seed=self.seed, rows=ROWS)
         form.without([one.block.module for one in choice.gone])
         removed = zip(self.found, choice.removed.tolist(), strict=True)
         count = {one.group.name: one.group.size - gone for one, gone in removed}
@@ -111,8 +143,10 @@ def searched(
     progress: Progress,
 ) -> Factors:
     """The factors whose choice had the least ``error`` of the first and ``tries`` others."""
-    random = np.random.default_rng(seed)
     best = Factors.none(problem, blocks)
+    if not tries:
+        return best
+    random = np.random.default_rng(seed)
     first = choose(problem, blocks)
     least, seen, repeats = error(first), {first.key()}, 0
     progress.start("other counts tried", tries)

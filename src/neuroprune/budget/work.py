@@ -103,10 +103,13 @@ class Work:
         yield
         self.seconds[stage] = time.perf_counter() - began
 
-    def check(self, budget: Budget, allocation: str) -> None:
+    def check(self, budget: Budget, allocations: Sequence[str]) -> None:
         if not budget.limits:
             raise UserError("the budget is empty", value=budget, mend="write Budget(macs=0.5)")
-        ALLOCATIONS.get(allocation)
+        if not allocations:
+            raise UserError("no allocation is named", mend="see `neuroprune list allocations`")
+        for allocation in allocations:
+            ALLOCATIONS.get(allocation)
         self.setting.target.check()
         for limit in budget.limits:
             KINDS.get(limit.kind)
@@ -171,13 +174,14 @@ class Work:
         removable: Sequence[Removable],
         budget: Budget,
         allowed: Sequence[Sequence[int]],
-        allocation: Allocation,
+        allocations: Mapping[str, Allocation],
         measured: Sensitivity | None = None,
         tries: int = 0,
     ) -> tuple[dict[str, int], tuple[Removable, ...]]:
         """Kept counts of the groups, and blocks that go, whose cut network costs what every limit allows.
 
-        ``tries``: other choices to try (`trials.py`).
+        ``allocations``: of several that is taken whose choice is best on trial; ``tries``: other choices to try
+        from there (`trials.py`).
         """
         groups = [one.group for one in curves.found]
         errors = [curves.rankings[group.name].errors for group in groups]
@@ -187,19 +191,44 @@ class Work:
             self.dense, found, groups, orders, self.forward, self.batches, self.seed, self.progress, measured
         )
         problem = Problem(groups, errors, costs, limits, allowed, known)
-        best, targets = self._steered(problem, removable, budget, allocation, found, curves)
-        if tries:
-            trials = Trials(self.dense, self.forward, self.batches, curves.found, curves.rankings, self.seed)
-            factors = searched(
-                replace(problem, limits=targets), removable, lambda p, blocks: choose(p, blocks, allocation),
-                trials.error, tries, self.seed, self.progress,
-            )  # fmt: skip
-            best, _ = self._steered(*factors.on(problem, removable), budget, allocation, found, curves)
+        best = self._best(problem, removable, budget, allocations, found, curves, tries)
         self.notes += known.unused()
         removed = dict(zip([group.name for group in groups], best.removed.tolist(), strict=True))
         count = {group.name: group.size - removed.get(group.name, 0) for group in found.groups}
         gone = {one.block.module for one in best.gone}
         return count, tuple(one for one in removable if one.block.module in gone)
+
+    def _best(
+        self,
+        problem: Problem,
+        removable: Sequence[Removable],
+        budget: Budget,
+        allocations: Mapping[str, Allocation],
+        found: Trace,
+        curves: Curves,
+        tries: int,
+    ) -> Choice:
+        starts = {
+            name: self._steered(problem, removable, budget, one, found, curves)
+            for name, one in allocations.items()
+        }
+        if len(starts) == 1 and not tries:
+            return starts.popitem()[1][0]
+        trials = Trials(self.dense, self.forward, self.batches, curves.found, curves.rankings, self.seed)
+        errors = {name: trials.error(choice) for name, (choice, _) in starts.items()}
+        first = min(errors, key=errors.__getitem__)
+        if len(starts) > 1:
+            told = ", ".join(f"{name} {error:.4f}" for name, error in errors.items())
+            self.notes.append(f"counts by {first!r}: least error of the outputs on trial ({told})")
+        (choice, targets), allocation = starts[first], allocations[first]
+        asked = replace(problem, limits=targets)
+        factors = searched(
+            asked, removable, lambda p, blocks: choose(p, blocks, allocation), trials.error, tries, self.seed,
+            self.progress,
+        )  # fmt: skip
+        if not factors.changed:
+            return choice
+        return self._steered(*factors.on(problem, removable), budget, allocation, found, curves)[0]
 
     def _steered(
         self,

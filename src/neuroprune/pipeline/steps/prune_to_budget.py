@@ -27,7 +27,7 @@ class PruneToBudgetConfig(CalibrationOptions):
     """
 
     recover: Literal["none", "closed-form"] = "closed-form"
-    allocation: str = "stream"
+    allocation: str | tuple[str, ...] = "stream"
     depth: bool = True
     tries: int = Field(0, ge=0)
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
