@@ -98,22 +98,32 @@ def lossless() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @functools.cache
 def jpeg_test() -> Tensor:
-    """The 10,000 test images as JPEG files of quality 75, decoded once per machine."""
-    kept = Path(tempfile.gettempdir()) / f"neuroprune-cifar10-jpeg-test-{os.getuid()}.npy"
+    """The 10,000 test images as JPEG files of quality 75."""
+    return normalised(jpeg("test")[0])
+
+
+def jpeg(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images as JPEG files of quality 75, uint8 [n, 32, 32, 3], and classes [n]; decoded once per machine."""
+    kept = Path(tempfile.gettempdir()) / f"neuroprune-cifar10-jpeg-{split}-{os.getuid()}.npz"
     if not kept.exists():
+        images, labels = _decoded(split)
         buffer = io.BytesIO()
-        np.save(buffer, _decoded())
+        np.savez(buffer, images=images, labels=labels)
         write_bytes(kept, buffer.getvalue())
-    return normalised(np.load(kept))
+    held = np.load(kept)
+    return held["images"], held["labels"]
 
 
-def _decoded() -> np.ndarray:
-    """uint8 [10000, 32, 32, 3]."""
+def _decoded(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Folders are named after the classes, whose numbers are their places in the alphabet."""
     from PIL import Image
 
     with zipfile.ZipFile(DATA / "cifar10" / "cifar10_jpeg_q75.zip") as archive:
-        names = sorted(name for name in archive.namelist() if "test/" in name and name.endswith(".jpg"))
-        return np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names])
+        names = [name for name in archive.namelist() if f"{split}/" in name and name.endswith(".jpg")]
+        names.sort()
+        classes = sorted({name.split("/")[-2] for name in names})
+        images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    return np.stack(images), np.array([classes.index(name.split("/")[-2]) for name in names], dtype=np.int64)
 
 
 class Mirrored(Sequence[Tensor]):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from measuring.cifar import DATA
+from measuring.cifar import DATA, jpeg
 
 FOLDER = DATA / "mlperf_tiny"
 #: of Keras's BatchNormalization
@@ -109,6 +109,14 @@ def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     train, test = (torch.from_numpy(held[key]).permute(0, 3, 1, 2).float() for key in ("train_x", "test_x"))
     train_y, test_y = (torch.from_numpy(held[key].astype(np.int64)) for key in ("train_y", "test_y"))
     return train.contiguous(), train_y, test.contiguous(), test_y
+
+
+def every_training_image() -> tuple[Tensor, Tensor]:
+    """The 8,068 lossless ones and the JPEG copies of all 50,000, as raw 0..255, and their labels."""
+    lossless, labels, _, _ = images()
+    copies, theirs = jpeg("train")
+    copied = torch.from_numpy(copies).permute(0, 3, 1, 2).float()
+    return torch.cat([lossless, copied]), torch.cat([labels, torch.from_numpy(theirs)])
 
 
 @dataclass(frozen=True)
