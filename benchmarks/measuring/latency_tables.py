@@ -49,7 +49,7 @@ def trained() -> str:
     if not found:
         return NOTHING
     head = ("network", "budget", "recovery", "blocks gone", "fewer MACs", "file", "p50", "times faster",
-            "over int8 alone", "accuracy", "lost", "agreement", "held-out", "CPU s")  # fmt: skip
+            "over int8 alone", "accuracy", "lost", "agreement", "CPU s")  # fmt: skip
     rows = [row for record in found for row in _trained_rows(record)]
     return table(head, rows) + "\n\n" + made_with(found)
 
@@ -70,7 +70,7 @@ def _trained_rows(record: Record) -> Iterable[list[Any]]:
             name, ms(own["p50_ms"]), f"{own['times_faster']:.2f}x",
             f"{whole['p50_ms'] / own['p50_ms']:.2f}x" if name == "pruned int8" else "",
             f"{own['accuracy']:.2f}", f"{dense['accuracy'] - own['accuracy']:.2f}", f"{own['agreement']:.2f}",
-            f"{own['held_out']:.2f}", f"{record['cpu_s']:.0f}" if name == "pruned fp32" else "",
+            f"{record['cpu_s']:.0f}" if name == "pruned fp32" else "",
         ]  # fmt: skip
 
 
