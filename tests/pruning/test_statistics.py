@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroprune.graph import trace
 from neuroprune.pruning import statistics as module
-from neuroprune.pruning.statistics import Statistics, collect, columns_of
+from neuroprune.pruning.statistics import Statistics, collect
 
 EVERYTHING = ("activations", "gradients", "hessian", "paths", "loss")
 
@@ -78,25 +78,6 @@ def test_nothing_grows_with_the_number_of_samples() -> None:
 
 def _loss(batch: Tensor, output: Tensor) -> Tensor:
     return output.square().sum()
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (nn.Linear(4, 3), (5, 4)),
-        (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 7)),
-        (nn.Conv2d(4, 6, (3, 2), dilation=(1, 2), groups=2), (2, 4, 5, 6)),
-        (nn.Conv2d(2, 3, 3, padding="same", padding_mode="reflect"), (2, 2, 5, 5)),
-        (nn.Conv2d(3, 6, 3, groups=3, padding=1, padding_mode="circular"), (2, 3, 4, 4)),
-        (nn.Conv3d(2, 3, 2), (2, 2, 3, 3, 3)),
-    ],
-)
-def test_the_weight_times_its_columns_is_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
-    layer, x = layer.double(), torch.randn(shape, dtype=torch.float64)
-    columns = columns_of(layer, x)
-    matrix = layer.weight.reshape(columns.shape[0], -1, columns.shape[1])
-    found = (matrix @ columns).flatten(0, 1) + layer.bias[:, None]
-    torch.testing.assert_close(found, layer(x).transpose(0, 1).flatten(1))
 
 
 def test_layers_with_one_weight_share_its_sums_and_wider_inputs_are_rows() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from neuroprune.pruning.design import inputs_of
 from neuroprune.recover.affine import Affine
-from neuroprune.recover.design import inputs_of
 from neuroprune.recover.moments import Moments
 
 CASES = [(kind, norm, bias) for kind in ("conv", "grouped", "linear") for norm in (0, 1) for bias in (0, 1)]

@@ -114,11 +114,22 @@ class Stream(nn.Module):
 
 
 IMAGES: tuple[int, ...] = (3, 6, 6)
+
+
+def padded() -> nn.Module:
+    """No padding with zeros."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(),
+        nn.Conv2d(8, 5, 3, padding=1, padding_mode="reflect"), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(20, 3),
+    )  # fmt: skip
+
+
 NETS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "residual": (residual, IMAGES), "mlp": (mlp, (6,)), "conv1d": (conv1d, (3, 10)),
     "depthwise": (depthwise, IMAGES), "grouped": (grouped, IMAGES),
     "attention": (Attention, (7, 5)), "concat": (Concat, IMAGES),
-    "stream": (Stream, IMAGES),
+    "stream": (Stream, IMAGES), "padded": (padded, IMAGES),
 }  # fmt: skip
 
 
@@ -237,7 +248,7 @@ def test_two_groups_of_one_layer_are_both_cut() -> None:
     assert int((recovery.model.c.weight.abs().sum((0, 2, 3)) == 0).sum()) == 6  # type: ignore[operator, union-attr]
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise", "conv1d", "mlp"])
+@pytest.mark.parametrize("name", ["residual", "depthwise", "conv1d", "mlp", "padded"])
 def test_duplicates_go_and_the_outputs_stay(name: str) -> None:
     """The first layer's second half repeats the first: half of it is enough."""
     net, batches = build(name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroprune.base.modes import evaluation
-from neuroprune.recover.design import inputs_of
+from neuroprune.pruning.design import inputs_of
 from neuroprune.recover.refit import tapped
 from neuroprune.recover.replay import Enough, Replay
 from neuroprune.recover.sites import Site, Tap, find_sites, fixed_in
@@ -206,14 +206,14 @@ NETS: dict[str, tuple[Callable[[], nn.Module], list[Site]]] = {
         lambda: Net(lambda m, x: m.a(x[0])[None] + m.b(x), a=conv(), b=conv()),
         [S("b")],
     ),
-    "never run, transposed, reflected": (
+    "never run, transposed; padded by reflection": (
         lambda: Net(
             lambda m, x: m.c(m.b(x)),
             a=conv(),
             b=nn.ConvTranspose2d(4, 4, 1),
             c=nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         ),
-        [],
+        [S("c")],
     ),
     "by keyword": (lambda: Net(lambda m, x: x + m.a(input=x), a=conv()), [S("a", summed=True)]),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.graph.trace import Trace
 from neuroprune.pruning.criteria import Need
+from neuroprune.pruning.design import inputs_of
 from neuroprune.pruning.loss_change import LossChanges
 from neuroprune.pruning.path_strength import path_gradients
 
@@ -196,29 +197,13 @@ def broadcast_to_weight(module: nn.Module, per_channel: Tensor) -> Tensor:
 def add_second_moments(total: Tensor | None, module: nn.Module, x: Tensor) -> Tensor:
     """``total`` plus the sum of z z^T over the rows z that meet the layer's weight (`WeightView.hessian`)."""
     if not isinstance(module, _ConvNd):
-        x = x.flatten(0, -2)
+        x = x.flatten(0, -2)  # all positions are rows: portions of them, not of examples
     each = x[0].numel() * (module.weight[0, 0].numel() if isinstance(module, _ConvNd) else 1)
     for portion in torch.split(x, max(1, _PORTION // max(each, 1))):
-        rows = columns_of(module, portion.double())
+        rows = inputs_of(module, portion.double(), None)
         if module.bias is not None:
             rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
         moments = rows @ rows.transpose(1, 2)
         total = moments if total is None else total.add_(moments)
     assert total is not None
     return total
-
-
-def columns_of(module: nn.Module, x: Tensor) -> Tensor:
-    """What meets the weight of a linear layer ([rows, features]) or convolution: [groups, columns, rows].
-
-    A convolution with a kernel for each place that lets that place alone through, so that stride, padding of any
-    mode and dilation are the layer's own.
-    """
-    if not isinstance(module, _ConvNd):
-        return x.T[None]
-    each = module.in_channels // module.groups
-    count = each * module.weight[0, 0].numel()
-    eye = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, each, *module.kernel_size)
-    kernels = eye.repeat(module.groups, *[1] * (eye.dim() - 1))
-    found: Tensor = module._conv_forward(x, kernels, None)
-    return found.reshape(x.shape[0], module.groups, count, -1).permute(1, 2, 0, 3).flatten(2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from neuroprune.recover.design import bias_of, matrix_of, weight_of
+from neuroprune.pruning.design import bias_of, matrix_of, weight_of
 from neuroprune.recover.moments import Moments
 
 

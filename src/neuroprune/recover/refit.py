@@ -23,8 +23,8 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.graph.units import Group
 from neuroprune.pruning.bypass import is_inside, silence
+from neuroprune.pruning.design import inputs_of, matrix_of, outputs_of, positions_of, weight_of
 from neuroprune.recover.affine import Affine
-from neuroprune.recover.design import inputs_of, matrix_of, outputs_of, positions_of, weight_of
 from neuroprune.recover.moments import DAMPING, Moments, Solution, least_squares
 from neuroprune.recover.obs import Consumer, Ranking, rank
 from neuroprune.recover.replay import Enough, Forward, Replay

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroprune.base.modes import evaluation
-from neuroprune.recover.design import is_affine, weight_of
+from neuroprune.pruning.design import is_affine, weight_of
 from neuroprune.tasks.task import tensors_in
 
 Run = Callable[[nn.Module], Any]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from neuroprune.recover.design import bias_of, inputs_of, is_affine, matrix_of, outputs_of, positions_of
+from neuroprune.pruning.design import bias_of, inputs_of, is_affine, matrix_of, outputs_of, positions_of
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -38,6 +38,7 @@ def check(layer: Any, x: Tensor, share: float) -> None:
     kernel=st.lists(st.integers(1, 3), min_size=3, max_size=3),
     stride=st.lists(st.integers(1, 3), min_size=3, max_size=3),
     padding=st.one_of(st.just("same"), st.just("valid"), st.lists(st.integers(0, 2), min_size=3, max_size=3)),
+    mode=st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
     dilation=st.lists(st.integers(1, 2), min_size=3, max_size=3),
     groups=st.sampled_from([(1, 3, 2), (2, 4, 6), (3, 3, 6), (4, 4, 4)]),
     bias=st.booleans(),
@@ -49,6 +50,7 @@ def test_any_convolution(
     kernel: list[int],
     stride: list[int],
     padding: Any,
+    mode: str,
     dilation: list[int],
     groups: tuple[int, int, int],
     bias: bool,
@@ -59,7 +61,7 @@ def test_any_convolution(
     pad = padding if isinstance(padding, str) else tuple(padding[:dims])
     count, inside, outside = groups
     layer = CONVS[dims](
-        inside, outside, tuple(kernel[:dims]), tuple(steps), pad, tuple(dilation[:dims]), count, bias
+        inside, outside, tuple(kernel[:dims]), tuple(steps), pad, tuple(dilation[:dims]), count, bias, mode
     )
     check(layer, torch.randn(2, inside, *sizes[:dims]), share)
 
@@ -115,7 +117,7 @@ def test_what_is_no_matrix_of_ours() -> None:
     assert is_affine(nn.Linear(2, 2))
     assert is_affine(nn.Conv1d(2, 2, 1))
     assert not is_affine(nn.ConvTranspose2d(2, 2, 1))
-    assert not is_affine(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+    assert is_affine(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
     assert not is_affine(nn.BatchNorm1d(2))
     assert not is_affine(Standardised(2, 2, 1))  # its output is not its weight times its input
     assert not is_affine(SamePadded(2, 2, 3))

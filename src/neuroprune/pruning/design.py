@@ -12,14 +12,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
 def is_affine(module: nn.Module) -> bool:
-    """A layer whose matrix :func:`inputs_of` knows: linear, or an ordinary convolution padded with zeros.
+    """A layer whose matrix :func:`inputs_of` knows: linear, or an ordinary convolution.
 
     A subclass that computes in its own way (standardises its weight, pads as TensorFlow does) is none of these.
     """
     kind = type(module)
     if isinstance(module, nn.Linear):
         return kind.forward is nn.Linear.forward
-    if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd) or module.padding_mode != "zeros":
+    if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
         return False
     return any(
         kind.forward is plain.forward and getattr(kind, "_conv_forward", None) is plain._conv_forward
@@ -65,15 +65,16 @@ def outputs_of(module: nn.Module, output: Tensor, positions: Tensor | None) -> T
 def inputs_of(module: nn.Module, value: Tensor, positions: Tensor | None) -> Tensor:
     """What meets the weight, as [groups, columns, rows]: rows are examples times positions.
 
-    ``value``: [N, C, *space] for convolutions of any stride, padding, dilation and groups; [N, *, features] for
-    linear layers.
+    ``value``: [N, C, *space] for convolutions of any stride, padding (its mode too), dilation and groups;
+    [N, *, features] for linear layers.
     """
     if not isinstance(module, _ConvNd):
         rows = _last_second(value)
         rows = rows if positions is None else rows.index_select(2, positions)
         return rows.transpose(0, 1).flatten(1)[None]
     count, groups = len(module.kernel_size), int(module.groups)
-    padded = functional.pad(value, module._reversed_padding_repeated_twice)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
     for dim in range(count):
         reach = module.dilation[dim] * (module.kernel_size[dim] - 1) + 1
         padded = padded.unfold(2 + dim, reach, module.stride[dim])[..., :: module.dilation[dim]]
