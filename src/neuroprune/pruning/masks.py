@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +17,27 @@ from neuroprune.pruning.surgery import named_tensors
 Granularity = Literal["filter", "weight"]
 
 
+class Hold:
+    """Masks in force until ``remove``, or until the end of a ``with``."""
+
+    def __init__(self, handles: list[Any]) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
 class Masks:
-    """One binary mask per tensor; ``apply`` after every optimizer step keeps what is off at exactly zero.
+    """One binary mask per tensor; ``hold`` keeps what is off at exactly zero in any training loop.
 
     ``granularity="filter"`` switches whole units (every tensor a unit appears in), so that a later cut equals
     the masked network; ``"weight"`` switches single weights of matrices and kernels. The original values are
@@ -27,8 +47,8 @@ class Masks:
     def __init__(self, model: nn.Module, granularity: Granularity, masks: dict[str, Tensor]) -> None:
         self.model, self.granularity, self.masks = model, granularity, masks
         self.off: dict[str, tuple[int, ...]] = {}  # group -> units that are off (granularity "filter")
-        tensors = named_tensors(model)
-        self.original = {name: tensors[name].detach().clone() for name in masks}
+        self._tensors = {name: tensor for name, tensor in named_tensors(model).items() if name in masks}
+        self.original = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
     @classmethod
     def for_units(cls, model: nn.Module, trace: Trace) -> Masks:
@@ -77,12 +97,33 @@ class Masks:
             self.masks[name] = mask
         self.apply()
 
+    def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
+        """``apply`` after every step of ``optimizer`` and every ``load_state_dict`` of the model.
+
+        >>> with masks.hold(optimizer):                                                   # doctest: +SKIP
+        ...     train(model, optimizer)
+
+        The loop may accumulate gradients, scale them, or compute in mixed precision: what counts is the step.
+        """
+        loaded = self.model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda module, keys: self.apply()
+        )
+        return Hold([optimizer.register_step_post_hook(lambda *_: self.apply()), loaded])
+
     @torch.no_grad()
     def apply(self) -> None:
-        """Set everything that is off to zero, in the model's own tensors."""
+        """Set everything that is off to zero (no negative one), in the model's own tensors."""
+        for name, tensor in self._current().items():
+            mask = self.masks[name]
+            if mask.device != tensor.device:
+                mask = self.masks[name] = mask.to(tensor.device)
+            tensor.masked_fill_(mask == 0, 0)
+
+    def _current(self) -> dict[str, Tensor]:
+        """Loading may put other tensors in their places; a parametrisation (fake quantisation) gives other names
+        to the same ones."""
         tensors = named_tensors(self.model)
-        for name, mask in self.masks.items():
-            tensors[name].mul_(mask)
+        return {name: tensors.get(name, tensor) for name, tensor in self._tensors.items()}
 
     def sparsity(self) -> float:
         """Share of the masked tensors' elements that are off, 0..1."""
@@ -92,7 +133,7 @@ class Masks:
     @torch.no_grad()
     def undo(self) -> None:
         """All masks on, and the original weights back, bit for bit."""
-        tensors = named_tensors(self.model)
+        tensors = self._current()
         for name, value in self.original.items():
             tensors[name].copy_(value)
             self.masks[name].fill_(1)
