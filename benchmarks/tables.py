@@ -23,7 +23,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("coverage", "latency", "mlperf_tiny", "second_order", "training_free")
+        for name in ("coverage", "latency", "masks", "mlperf_tiny", "second_order", "training_free")
     ),
 )
 
@@ -48,8 +48,23 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
+def mask_overhead() -> str:
+    results: dict[str, Any] = read_json(ROOT / "benchmarks" / "results" / "mask_overhead.json")
+    lines = ["| network | optimizer | step | under masks | more |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['network']} | {row['optimizer']} | {row['dense_ms']:.3g} ms | {row['masked_ms']:.3g} ms "
+        f"| {100 * row['overhead']:.1f} % |"
+        for row in results["rows"]
+    ]
+    machine = results["machine"]
+    lines += ["", f"CPU time, one thread ({machine['cpu']}), medians of interleaved steps; neuroprune at "
+              f"{results['versions']['commit']}."]  # fmt: skip
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
+    "mask-overhead": mask_overhead,
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,

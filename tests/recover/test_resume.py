@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from neuroprune.base import files
 from neuroprune.base.errors import UserError
-from neuroprune.recover.checkpoint import named_tensors
+from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.fit import EpochRecord, FitConfig, fit
 from neuroprune.tasks.load import load_task
 from neuroprune.tasks.make import make_task

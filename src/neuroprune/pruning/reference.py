@@ -27,7 +27,7 @@ from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Owner
 from neuroprune.pruning.bypass import silence
 from neuroprune.pruning.plan import Plan
-from neuroprune.pruning.surgery import masked, named_tensors
+from neuroprune.pruning.tensors import masked, named_tensors
 
 
 def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:

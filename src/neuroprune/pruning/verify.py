@@ -17,7 +17,8 @@ from neuroprune.graph.records import user_line_of
 from neuroprune.graph.trace import Trace, trace
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.reference import masked_outputs, zeroed
-from neuroprune.pruning.surgery import apply, named_tensors
+from neuroprune.pruning.surgery import apply
+from neuroprune.pruning.tensors import named_tensors
 
 TOLERANCE = 1e-9
 

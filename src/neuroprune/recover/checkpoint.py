@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import load_tensors, read_json, save_tensors, sha256, write_json
+from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.config import EpochRecord, FitConfig
 from neuroprune.tasks.task import Task, tensor_bytes
 
@@ -37,11 +38,6 @@ def _digest(*parts: bytes) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, also the buffers that a state dict leaves out."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class Checkpoint:

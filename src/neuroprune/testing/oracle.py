@@ -9,7 +9,7 @@ from torch import nn
 
 from neuroprune.pruning.bypass import names_left, names_of
 from neuroprune.pruning.plan import Plan
-from neuroprune.pruning.surgery import named_tensors, shrink
+from neuroprune.pruning.tensors import named_tensors, shrink
 from neuroprune.pruning.verify import TOLERANCE, verify
 
 
