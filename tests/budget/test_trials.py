@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,37 @@ class Measured:
 
     def curves(self) -> list[np.ndarray]:
         return [np.array([0.0, 1.0]), np.array([0.0, 2.0])]
+
+
+def test_an_allocation_that_cannot_meet_the_budget_leaves_it_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(given: Problem) -> np.ndarray:
+        raise UserError("out of reach")
+
+    model, batches = net()
+    get = ALLOCATIONS.get
+    monkeypatch.setattr(ALLOCATIONS, "get", lambda name: fails if name == "uniform" else get(name))
+    alone = prune_to_budget(model, batches, Budget(macs=0.4))
+    both = prune_to_budget(model, batches, Budget(macs=0.4), allocation=("uniform", "stream"))
+    assert both.plan == alone.plan
+    with pytest.raises(UserError, match="out of reach"):
+        prune_to_budget(model, batches, Budget(macs=0.4), allocation=("uniform",))
+
+
+def test_batches_that_are_made_when_asked_for_need_no_slices() -> None:
+    model, batches = net()
+
+    class Made(Sequence[Tensor]):
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: Any) -> Any:
+            assert isinstance(index, int)
+            return batches[index]
+
+    lazily = prune_to_budget(model, Made(), Budget(macs=0.4), tries=3)
+    assert lazily.plan == prune_to_budget(model, batches, Budget(macs=0.4), tries=3).plan
 
 
 def test_factors_weigh_errors_measured_curves_and_blocks_alike() -> None:

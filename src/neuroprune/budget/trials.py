@@ -130,7 +130,8 @@ def _parted(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         return list(batches), list(batches)
     fitted = min(int(np.searchsorted(lengths, min(FITTED, lengths[-1] / 2))) + 1, len(lengths) - 1)
     judged = int(np.searchsorted(lengths, lengths[fitted - 1] + JUDGED)) + 1
-    return list(batches[:fitted]), list(batches[fitted:judged])
+    fit, judge = range(fitted), range(fitted, min(judged, len(lengths)))
+    return [batches[n] for n in fit], [batches[n] for n in judge]
 
 
 def searched(

@@ -208,16 +208,20 @@ class Work:
         curves: Curves,
         tries: int,
     ) -> Choice:
-        starts = {
-            name: self._steered(problem, removable, budget, one, found, curves)
-            for name, one in allocations.items()
-        }
-        if len(starts) == 1 and not tries:
-            return starts.popitem()[1][0]
+        starts, missed = {}, None
+        for name, one in allocations.items():
+            try:
+                starts[name] = self._steered(problem, removable, budget, one, found, curves)
+            except UserError as error:
+                missed = error
+        if not starts and missed is not None:
+            raise missed
+        if len(allocations) == 1 and not tries:
+            return next(iter(starts.values()))[0]
         trials = Trials(self.dense, self.forward, self.batches, curves.found, curves.rankings, self.seed)
         errors = {name: trials.error(choice) for name, (choice, _) in starts.items()}
         first = min(errors, key=errors.__getitem__)
-        if len(starts) > 1:
+        if len(allocations) > 1:
             told = ", ".join(f"{name} {error:.4f}" for name, error in errors.items())
             self.notes.append(f"counts by {first!r}: least error of the outputs on trial ({told})")
         (choice, targets), allocation = starts[first], allocations[first]
