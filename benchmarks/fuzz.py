@@ -135,10 +135,9 @@ def chunk(options: argparse.Namespace, first: int) -> Record:
 def gathered(chunks: Mapping[str, Record], facts: Mapping[str, Any], seed: int) -> Record:
     """The document: outcomes over all chunks, every failure, and what each chunk counted (to go on from)."""
     counts: Counter[str] = Counter()
-    for record in chunks.values():
-        counts.update(record["counts"])
     commits: Counter[str] = Counter()
     for record in chunks.values():
+        counts.update(record["counts"])
         commits[record["commit"]] += sum(record["counts"].values())
     return {
         "seed": seed,

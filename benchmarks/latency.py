@@ -136,11 +136,6 @@ def measure_shapes(network: str, report: Report) -> None:
     report.tell(status="done", rows=rows)
 
 
-def every_training_image() -> Tensor:
-    """The 8,068 lossless ones and the JPEG copies of all 50,000."""
-    return torch.cat([cifar.lossless()[0], cifar.normalised(cifar.jpeg("train")[0])])
-
-
 def measure_trained(network: str, share: float, precision: Any, recover: Any, report: Report) -> None:
     dense = cifar.resnet(int(network.split("@")[0].removeprefix("resnet")))
     batches = calibration(0)
@@ -149,7 +144,7 @@ def measure_trained(network: str, share: float, precision: Any, recover: Any, re
     result = prune_to_budget(
         dense, batches, Budget(latency=share), recover=recover, target=target, seed=0,
         reconstruction=ReconstructConfig(seed=0, **RECONSTRUCT), distillation=DistillConfig(seed=0, **DISTILL),
-        more=cifar.Mirrored(every_training_image(), BATCH, 0),
+        more=cifar.Mirrored(cifar.normalised(cifar.every_training_image()[0]), BATCH, 0),
     )  # fmt: skip
     seconds = time.process_time() - began
     files = ExportedFiles((batches[0][:2],), lambda net, x: net(x), batches, calibration=512)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from measuring.cifar import DATA, jpeg
+from measuring import cifar
+from measuring.cifar import DATA
 
 FOLDER = DATA / "mlperf_tiny"
 #: of Keras's BatchNormalization
@@ -112,11 +113,9 @@ def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def every_training_image() -> tuple[Tensor, Tensor]:
-    """The 8,068 lossless ones and the JPEG copies of all 50,000, as raw 0..255, and their labels."""
-    lossless, labels, _, _ = images()
-    copies, theirs = jpeg("train")
-    copied = torch.from_numpy(copies).permute(0, 3, 1, 2).float()
-    return torch.cat([lossless, copied]), torch.cat([labels, torch.from_numpy(theirs)])
+    """As raw 0..255, and their labels."""
+    images, labels = cifar.every_training_image()
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.from_numpy(labels)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What calibration batches tell: example inputs, and whether the data can be right."""
+"""What calibration batches tell: example inputs, how many are needed, and whether the data can be right."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from neuroprune.base.modes import evaluation
 from neuroprune.graph.calls import map_tensors, tensors_in
 from neuroprune.recover.replay import Forward
+from neuroprune.tasks.batches import batch_length
 
 
 def example_of(model: nn.Module, forward: Forward, batch: Any) -> Any:
@@ -28,6 +30,18 @@ def example_of(model: nn.Module, forward: Forward, batch: Any) -> Any:
         return args
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     return dict(bound.arguments)
+
+
+def batches_with(batches: Sequence[Any], examples: float, first: int = 0) -> list[Any]:
+    """From batch ``first`` on as many as hold ``examples``, or all; ``batches`` may make them when asked."""
+    found: list[Any] = []
+    held = 0
+    for number in range(first, len(batches)):
+        if held >= examples:
+            break
+        found.append(batches[number])
+        held += batch_length(found[-1])
+    return found
 
 
 def doubts(output: Any) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from neuroprune.base.progress import Progress
+from neuroprune.budget.calibration import batches_with
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.judge import Judge
 from neuroprune.budget.sensitivity import RATIOS, Analysis, refit_of, started
@@ -19,7 +20,6 @@ from neuroprune.graph.trace import Trace
 from neuroprune.graph.units import Group
 from neuroprune.pruning.score import gather, score
 from neuroprune.recover.replay import Forward
-from neuroprune.tasks.batches import batch_length
 
 #: that curves are measured on where none are given: a pass over them is made for every group and ratio
 EXAMPLES = 512
@@ -71,7 +71,7 @@ class Evidence:
         return ["the sensitivity curves that were given were not used: give allocation='sensitivity' too"]
 
     def _measured(self) -> Sensitivity:
-        batches = self._some_batches()
+        batches = batches_with(self.batches, EXAMPLES)
         judge = Judge(self.dense, self.forward, batches, labels=False)
         refit = refit_of(self.dense, self.found, self.forward, batches, self.seed)
         without = Without(self.dense, self.found, refit)
@@ -79,7 +79,3 @@ class Evidence:
         groups = [group for group in self.groups if group.size > 1]
         start = started(groups, without, judge, {"ratios": list(RATIOS)}, {})
         return Analysis(without, judge, orders, self.progress).run(start)
-
-    def _some_batches(self) -> list[Any]:
-        lengths = np.cumsum([batch_length(batch) for batch in self.batches])
-        return list(self.batches[: int(np.searchsorted(lengths, EXAMPLES)) + 1])

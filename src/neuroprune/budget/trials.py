@@ -18,6 +18,7 @@ from torch import nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.progress import Progress
+from neuroprune.budget.calibration import batches_with
 from neuroprune.budget.depth import Choice, Removable
 from neuroprune.budget.judge import Judge
 from neuroprune.budget.problem import Known, Problem
@@ -125,13 +126,12 @@ class Trials:
 
 
 def _parted(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    lengths = np.cumsum([batch_length(batch) for batch in batches])
-    if len(lengths) == 1:
+    if len(batches) == 1:
         return list(batches), list(batches)
-    fitted = min(int(np.searchsorted(lengths, min(FITTED, lengths[-1] / 2))) + 1, len(lengths) - 1)
-    judged = int(np.searchsorted(lengths, lengths[fitted - 1] + JUDGED)) + 1
-    fit, judge = range(fitted), range(fitted, min(judged, len(lengths)))
-    return [batches[n] for n in fit], [batches[n] for n in judge]
+    examples = sum(batch_length(batch) for batch in batches)
+    fitted = batches_with(batches, min(FITTED, examples / 2))
+    del fitted[len(batches) - 1 :]  # one batch at least is for the others
+    return fitted, batches_with(batches, JUDGED, len(fitted))
 
 
 def searched(

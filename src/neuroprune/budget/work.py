@@ -216,12 +216,12 @@ class Work:
                 missed = error
         if not starts and missed is not None:
             raise missed
-        if len(allocations) == 1 and not tries:
+        if len(starts) == 1 and not tries:
             return next(iter(starts.values()))[0]
         trials = Trials(self.dense, self.forward, self.batches, curves.found, curves.rankings, self.seed)
         errors = {name: trials.error(choice) for name, (choice, _) in starts.items()}
         first = min(errors, key=errors.__getitem__)
-        if len(allocations) > 1:
+        if len(starts) > 1:
             told = ", ".join(f"{name} {error:.4f}" for name, error in errors.items())
             self.notes.append(f"counts by {first!r}: least error of the outputs on trial ({told})")
         (choice, targets), allocation = starts[first], allocations[first]

@@ -136,7 +136,7 @@ class Masks:
 
     def _bits_of(self, name: str, tensor: Tensor) -> Tensor:
         """All bits set where the mask is on, none where it is off: what goes through them is plus zero, never
-        minus zero or NaN, and takes a fortieth of the time of ``masked_fill_``."""
+        minus zero or NaN, and it is many times faster than ``masked_fill_``."""
         mask, known = self.masks[name], self._bits.get(name)
         made_of = (mask._version, tensor.device, tensor.dtype)
         if known is None or known.mask is not mask or known.made_of != made_of:
