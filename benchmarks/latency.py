@@ -7,7 +7,8 @@
 ONNX Runtime, one thread, batch 1, CPU time; all files of a network, the dense fp32 control among them, in one
 interleaved run. One process per record, one line of JSON each in benchmarks/results/latency.jsonl. ``trained``:
 unlabelled training images calibrate, and distillation goes on with all others and the JPEG copies of the training
-images; accuracy on the lossless test images.
+images; accuracy on the lossless test images. ``--recover finetune`` goes on from `reconstruct` instead: a few
+epochs over the same images with their labels and the dense network as teacher.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from measuring import cifar, latency_tables
 from measuring.children import Report, run_child, sweep_or_one
+from measuring.finetuning import finetune
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.shapes import shape
 from torch import Tensor, nn
@@ -41,6 +43,7 @@ from neuroprune.export.compare import OnnxModule
 from neuroprune.graph import cost, trace
 from neuroprune.pruning import Plan, allocate, apply, prune, score
 from neuroprune.recover.distill import DistillConfig
+from neuroprune.recover.fit import Distill, FitConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
 KEY = latency_tables.KEY
@@ -53,6 +56,9 @@ MULTIPLE = 8
 SECONDS, BATCH = 12.0, 64
 #: of the rungs with gradients; distillation looks at every training image there is, once and mirrored once
 RECONSTRUCT, DISTILL = {"steps": 600, "lr": 3e-3, "batch": 64}, {"epochs": 1, "lr": 1e-3}
+
+#: with labels and a teacher, on every training image; not tuned (an epoch takes minutes)
+FINETUNE = FitConfig(epochs=6, lr=2e-3, optimizer="adamw", weight_decay=1e-4, distill=Distill())
 
 
 def without(model: nn.Module, inputs: Tensor, share: float) -> tuple[nn.Module, Plan]:
@@ -141,11 +147,15 @@ def measure_trained(network: str, share: float, precision: Any, recover: Any, re
     batches = calibration(0)
     began = time.process_time()
     target = Target(precision=precision, calibration=512)
+    rung = "reconstruct" if recover == "finetune" else recover
     result = prune_to_budget(
-        dense, batches, Budget(latency=share), recover=recover, target=target, seed=0,
+        dense, batches, Budget(latency=share), recover=rung, target=target, seed=0,
         reconstruction=ReconstructConfig(seed=0, **RECONSTRUCT), distillation=DistillConfig(seed=0, **DISTILL),
         more=cifar.Mirrored(cifar.normalised(cifar.every_training_image()[0]), BATCH, 0),
     )  # fmt: skip
+    if recover == "finetune":
+        images, classes = cifar.every_training_image()
+        finetune(result.model, dense, cifar.normalised(images), torch.from_numpy(classes), FINETUNE)
     seconds = time.process_time() - began
     files = ExportedFiles((batches[0][:2],), lambda net, x: net(x), batches, calibration=512)
     models = {"dense": dense, "pruned": result.model}
@@ -207,7 +217,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
-    parser.add_argument("--recover", default="distill")
+    parser.add_argument("--recover", default="distill", help="a rung, or finetune")
     parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
     parser.add_argument("--limit-s", type=float, default=3600)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)

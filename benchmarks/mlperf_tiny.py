@@ -23,19 +23,17 @@ from typing import Any
 import torch
 from measuring import cifar, mlperf
 from measuring.children import Report, run_child, sweep_or_one
+from measuring.finetuning import finetune
 from measuring.mlperf import Data
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from torch import Tensor, nn
-from torch.nn import functional
 from training_free import CONTROLS, control
 
 from neuroprune.base.nouns import Budget
 from neuroprune.budget.allocations import ALLOCATIONS
 from neuroprune.budget.to_budget import prune_to_budget
 from neuroprune.graph import cost
-from neuroprune.recover.fit import Distill, FitConfig, fit
-from neuroprune.tasks.batches import TensorBatches
-from neuroprune.tasks.task import Task
+from neuroprune.recover.fit import Distill, FitConfig
 
 MODELS = {
     "ds-cnn": (mlperf.keyword_net, mlperf.keyword_data, 50),
@@ -63,22 +61,6 @@ def makes_sense(model: str, method: str, allocation: str, ratio: float, subset: 
     if method == "finetune":
         return model == "resnet8" and allocation == "tried" and (ratio, subset) in FINETUNED
     return allocation == "stream" or ratio in TRIED[model]
-
-
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of them mirrored, the batch moved by up to four pixels."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-    down, right = torch.randint(0, 9, (2,), generator=generator).tolist()
-    return functional.pad(images, (4, 4, 4, 4))[:, :, down : down + 32, right : right + 32]
-
-
-def finetune(model: nn.Module, teacher: nn.Module, train: Tensor, labels: Tensor, config: FitConfig) -> None:
-    """Train ``model`` in place; the last epoch counts, so what `fit` validates on decides nothing."""
-    batches = TensorBatches((train, labels), 64, shuffle=True, seed=config.seed, augment=augmented)
-    few = TensorBatches((train[:256], labels[:256]), 256, shuffle=False, seed=0)
-    fit(model, Task("images", batches, few, few, (train[:2],)), config, teacher=teacher)
-    model.eval()
 
 
 def pruned(
