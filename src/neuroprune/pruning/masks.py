@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from types import TracebackType
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.registry import nearest
 from neuroprune.graph.trace import Trace
+from neuroprune.pruning.select_weights import Spread, select_weights
 from neuroprune.pruning.tensors import named_tensors
 
 Granularity = Literal["filter", "weight"]
@@ -50,6 +53,10 @@ class _Bits:
     bits: Tensor
 
 
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, one) or fnmatch(name.rpartition(".")[0], one) for one in patterns)
+
+
 class Masks:
     """One binary mask per tensor; ``hold`` keeps what is off at exactly zero in any training loop.
 
@@ -75,9 +82,22 @@ class Masks:
         return cls(model, "filter", {n: torch.ones_like(p) for n, p in parameters.items() if n in touched})
 
     @classmethod
-    def for_weights(cls, model: nn.Module) -> Masks:
-        """Masks of ones over every weight matrix and kernel (two dimensions or more)."""
-        return cls(model, "weight", {n: torch.ones_like(p) for n, p in model.named_parameters() if p.dim() >= 2})
+    def for_weights(cls, model: nn.Module, keep: Sequence[str] = ()) -> Masks:
+        """Masks of ones over every weight matrix and kernel (two dimensions or more).
+
+        ``keep``: patterns of tensors or modules that get none. Raises UserError for one that matches nothing.
+        """
+        names = [name for name, p in model.named_parameters() if p.dim() >= 2]
+        for one in keep:
+            if not any(_matches(name, [one]) for name in names):
+                guess = nearest(one, names)
+                raise UserError(
+                    f"keep={one!r} matches no weight",
+                    mend=(f"did you mean {guess!r}? " if guess else "") + f"weights: {', '.join(names)}",
+                )
+        parameters = dict(model.named_parameters())
+        chosen = [name for name in names if not _matches(name, keep)]
+        return cls(model, "weight", {name: torch.ones_like(parameters[name]) for name in chosen})
 
     def switch_units(self, trace: Trace, removed: Mapping[str, tuple[int, ...]]) -> None:
         """Switch off exactly ``removed[group]`` units of each group (all others on) and apply."""
@@ -93,26 +113,26 @@ class Masks:
         self.off = {name: tuple(units) for name, units in removed.items() if units}
         self.apply()
 
-    def switch_weights(self, saliency: Mapping[str, Tensor], fraction: float) -> None:
-        """Switch off the ``fraction`` of weights with the lowest saliency, normalised per layer (mean 1: S1).
+    def switch_weights(
+        self,
+        saliency: Mapping[str, Tensor],
+        fraction: float,
+        *,
+        shape: str = "weight",
+        spread: Spread = "normalised",
+    ) -> tuple[str, ...]:
+        """Switch off the ``fraction`` of weights with the lowest saliency, in the blocks of ``shape`` and spread
+        over the layers as `select_weights` says (by default normalised per layer: S1); apply.
 
-        Every layer keeps at least one weight. Raises UserError for a fraction outside [0, 1).
+        Returns the tensors that would have been emptied, of which one block stays. Raises UserError as
+        `select_weights`.
         """
-        if not 0 <= fraction < 1:
-            raise UserError(
-                "the pruning fraction must be at least 0 and below 1", value=fraction, mend="0.5 switches half off"
-            )
-        names = [name for name in self.masks if name in saliency]
-        scaled = {n: saliency[n].double() / saliency[n].double().mean().clamp_min(1e-30) for n in names}
-        pooled = torch.cat([scaled[n].flatten() for n in names])
-        count = int(pooled.numel() * fraction)
-        threshold = pooled.kthvalue(count).values if count else pooled.min() - 1
-        for name in names:
-            mask = (scaled[name] > threshold).to(self.masks[name].dtype)
-            if not bool(mask.any()):
-                mask.view(-1)[scaled[name].argmax()] = 1
-            self.masks[name] = mask
+        found = {name: saliency[name] for name in self.masks if name in saliency}
+        selection = select_weights(found, fraction, shape=shape, spread=spread)
+        for name, mask in selection.masks.items():
+            self.masks[name] = mask.to(self.masks[name].dtype)
         self.apply()
+        return selection.spared
 
     def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
         """``apply`` after every step of ``optimizer`` and every ``load_state_dict`` of the model.
@@ -143,6 +163,10 @@ class Masks:
             bits = -(mask != 0).to(tensor.device, _INTEGERS[tensor.element_size()])
             self._bits[name] = known = _Bits(mask, made_of, bits)
         return known.bits
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's own tensors that are masked, as they are now, by the names of the masks."""
+        return self._current()
 
     def _current(self) -> dict[str, Tensor]:
         """Loading may put other tensors in their places; a parametrisation (fake quantisation) gives other names

@@ -16,19 +16,23 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.files import load_tensors, read_json, save_tensors, sha256, write_json
 from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.config import EpochRecord, FitConfig
+from neuroprune.recover.hooks import Hook
 from neuroprune.tasks.task import Task, tensor_bytes
 
 _INDEX = "checkpoint.json"
 _SCHEMA = 1
 
 
-def run_identity(model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None) -> dict[str, str]:
-    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher."""
+def run_identity(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, hook: Hook | None = None
+) -> dict[str, str]:
+    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher, hook."""
     layout = {name: [str(t.dtype), list(t.shape)] for name, t in named_tensors(model).items()}
     return {
         "settings": _digest(json.dumps(config.to_json(), sort_keys=True).encode()),
         "data": task.digest(),
         "architecture": _digest(json.dumps(layout, sort_keys=True).encode()),
+        "hook": "" if hook is None else hook.identity(),
         "teacher": "" if teacher is None else _digest(*map(tensor_bytes, named_tensors(teacher).values())),
     }
 
@@ -50,10 +54,17 @@ class Checkpoint:
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
         self.folder, self.identity = folder, dict(identity)
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, records: list[EpochRecord]) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        records: list[EpochRecord],
+        hook: Hook | None = None,
+    ) -> None:
         """Raises UserError when the folder cannot be written; the older checkpoint is whole then."""
         file = self.folder / f"epoch-{records[-1].epoch:05d}.safetensors"
-        save_tensors(file, _pack(model, optimizer))
+        kept = {} if hook is None else {f"hook/{name}": value for name, value in hook.state().items()}
+        save_tensors(file, _pack(model, optimizer) | kept)
         index = {
             "schema": _SCHEMA,
             "identity": self.identity,
@@ -67,8 +78,10 @@ class Checkpoint:
                 with contextlib.suppress(OSError):
                     old.unlink()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
-        """Put the saved state into model and optimizer, in place; the finished epochs ([] for none yet).
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, hook: Hook | None = None
+    ) -> list[EpochRecord]:
+        """Put the saved state into model, optimizer and hook, in place; the finished epochs ([] for none yet).
 
         Raises UserError when the checkpoint is of another run or damaged.
         """
@@ -83,7 +96,11 @@ class Checkpoint:
                 where=str(self.folder),
                 mend="delete this folder to train from the start",
             )
-        _unpack(load_tensors(file), model, optimizer)
+        tensors = load_tensors(file)
+        _unpack(tensors, model, optimizer)
+        if hook is not None:
+            own = {name.removeprefix("hook/"): t for name, t in tensors.items() if name.startswith("hook/")}
+            hook.load_state(own)
         return [EpochRecord(**record) for record in index["records"]]
 
     def _check_identity(self, index: Any) -> None:

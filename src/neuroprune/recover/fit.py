@@ -16,6 +16,7 @@ from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.recover.checkpoint import Checkpoint, run_identity
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
+from neuroprune.recover.hooks import Hook
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
@@ -30,6 +31,7 @@ def fit(
     *,
     teacher: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
+    hook: Hook | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     title: str = "training",
@@ -39,25 +41,29 @@ def fit(
     >>> records = fit(model, task, FitConfig(epochs=8, lr=0.1))                           # doctest: +SKIP
 
     ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none.
-    ``after_step`` runs after each optimizer step; masks apply themselves again there. ``checkpoint`` is a
-    folder: the state after each epoch replaces the last one there, and a run that finds its own
-    checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
-    generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
-    the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
-    stay as they are, unless all are frozen: then all are trained, and frozen again.
+    ``after_step`` runs after each optimizer step; masks apply themselves again there. ``hook``: what changes the
+    network as it trains (`hooks.Hook`); its state goes into the checkpoint. ``checkpoint`` is a folder: the state
+    after each epoch replaces the last one there, and a run that finds its own checkpoint goes on from it. All
+    randomness of an epoch derives from (seed, epoch) and the global generators are put back at the end, so an
+    interrupted run ends with the same bits as a whole one at the same number of threads. ``progress`` is started
+    and advanced per batch, not finished. Frozen parameters stay as they are, unless all are frozen: then all are
+    trained, and frozen again.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
     or labels that are lacking, and for a checkpoint folder of another run.
     """
-    store = None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher))
+    identity = {} if checkpoint is None else run_identity(model, task, config, teacher, hook)
+    store = None if checkpoint is None else Checkpoint(checkpoint, identity)
     with gradients(model), _training(model, teacher):
-        run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
-        records = [] if store is None else store.restore(model, run.optimizer)
+        run = _Run(model, task, config, teacher, after_step, progress or SilentProgress(), hook)
+        records = [] if store is None else store.restore(model, run.optimizer, hook)
+        if hook is not None and not records:
+            hook.start(config.epochs * run.steps)
         run.progress.start(title, (config.epochs - len(records)) * run.steps)
         for epoch in range(len(records) + 1, config.epochs + 1):
             records.append(run.epoch(epoch))
             if store is not None:
-                store.save(model, run.optimizer, records)
+                store.save(model, run.optimizer, records, hook)
     return records
 
 
@@ -88,9 +94,10 @@ class _Run:
         teacher: nn.Module | None,
         after_step: Callable[[], None] | None,
         progress: Progress,
+        hook: Hook | None,
     ) -> None:
         self.model, self.task, self.config = model, task, config
-        self.after_step, self.progress = after_step, progress
+        self.after_step, self.progress, self.hook = after_step, progress, hook
         self.objective = Objective(task, config, teacher)
         self.optimizer = make_optimizer(model, config)
         self.steps = len(task.train)
@@ -113,6 +120,9 @@ class _Run:
         for index, batch in enumerate(batches):
             rate = self.config.learning_rate((epoch - 1) * self.steps + index, self.steps)
             loss, output = self._step(batch, rate, f"epoch {epoch}, batch {index}, lr {rate:.3g}")
+            if self.hook is not None:
+                done, steps = (epoch - 1) * self.steps + index + 1, self.config.epochs * self.steps
+                self.hook.after_step(self.optimizer, done, steps)
             size = batch_length(batch)
             total, examples = total + loss * size, examples + size
             if counts:
