@@ -188,6 +188,11 @@ def _view(name: str, weight: Tensor, statistics: Statistics, seed: int) -> Weigh
     )
 
 
+def view_of(name: str, weight: Tensor, seed: int) -> WeightView:
+    """A weight as criteria that need no data see it."""
+    return _view(name, weight, Statistics(), seed)
+
+
 def _of_units(
     model: nn.Module, trace: Trace, rule: Criterion, units: UnitScore, statistics: Statistics, seed: int
 ) -> dict[str, np.ndarray | None]:

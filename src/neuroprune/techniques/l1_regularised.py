@@ -1,0 +1,57 @@
+"""Training that presses units towards zero, then a cut of those that are there."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Literal
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from neuroprune.recover.hooks import On, Shrinkage
+from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
+from neuroprune.techniques._cutting import cut_to, is_any, units_of
+from neuroprune.techniques._masking import train
+
+
+@TECHNIQUES.register(
+    "l1",
+    summary="L1 regularisation of batch norm's scales (or filters) while training, then the cut",
+    source="S2; Liu et al. 2017, Network slimming; proximal: Parikh, Boyd 2014",
+)
+def l1_regularised(
+    setting: Setting,
+    *,
+    strength: float = 0.01,
+    kind: Literal["proximal", "plain"] = "proximal",
+    on: On | None = None,
+    criterion: str | None = None,
+    keep: tuple[str, ...] = (),
+    round_to: int = 1,
+) -> Thinned:
+    """Half of the epochs press (`Shrinkage`), the other half train what was kept; the dense network's rate both
+    times.
+
+    ``on``: default ``scales``, or ``filters`` where there is no batch norm; ``criterion``: what the cut goes by,
+    default ``bn_scale`` or ``l2`` accordingly, under one threshold.
+    """
+    model = copy.deepcopy(setting.model)
+    norms = any(isinstance(m, _BatchNorm) and m.affine for m in model.modules())
+    on = on or ("scales" if norms else "filters")
+    units = units_of(setting, model, is_any, "units")
+    press = replace(setting.fit, epochs=setting.fit.epochs - setting.fit.epochs // 2)
+    after = replace(setting.fit, epochs=setting.fit.epochs // 2)
+    pressed = train(setting, model, "training with l1", Shrinkage(model, strength, on, kind), config=press)
+    chosen = criterion or ("bn_scale" if on == "scales" else "l2")
+    small, plan = cut_to(
+        setting,
+        model.eval(),
+        units,
+        setting.density,
+        criterion=chosen,
+        scope="global",
+        keep=keep,
+        round_to=round_to,
+    )
+    trainings = (*pressed, *train(setting, small, "training after the cut", config=after))
+    return Thinned(small.eval(), plan, trainings=trainings)
