@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
@@ -76,13 +75,10 @@ class Thinned:
         return sum(p.numel() for p in self.model.parameters()) - off
 
 
-class Technique(Protocol):
-    """Thins a network; options of its own are keyword arguments with defaults and types, which are checked."""
+#: ``(setting, **options) -> Thinned``: options are keyword arguments with types and defaults, which are checked
+Technique = Callable[..., Thinned]
 
-    def __call__(self, setting: Setting, **options: Any) -> Thinned: ...
-
-
-TECHNIQUES: Registry[Callable[..., Thinned]] = Registry("technique")
+TECHNIQUES: Registry[Technique] = Registry("technique")
 
 
 def run_technique(name: str, setting: Setting, **options: Any) -> Thinned:
@@ -93,26 +89,30 @@ def run_technique(name: str, setting: Setting, **options: Any) -> Thinned:
     Raises UserError for unknown names and options, values that an option cannot take, networks that hold nothing
     of what the technique removes, and densities that it cannot reach.
     """
-    check_options(name, options)
-    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(TECHNIQUES.get(name))
-    try:
-        return checked(setting, **options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"the option {'.'.join(map(str, first['loc']))!r} of {name!r}: {first['msg'].lower()}",
-            value=first["input"],
-            mend=f"see `neuroprune list techniques`, or the docstring of {name}",
-        ) from None
+    return TECHNIQUES.get(name)(setting, **check_options(name, options))
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raises UserError for an option that the technique has not."""
-    valid = [key for key in inspect.signature(TECHNIQUES.get(name)).parameters if key != "setting"]
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` as the technique takes them. Raises UserError for one that it has not, or a value it cannot
+    take."""
+    technique = TECHNIQUES.get(name)
+    kinds = {key: kind for key, kind in get_type_hints(technique).items() if key not in ("setting", "return")}
     for key in options:
-        if key not in valid:
-            guess = nearest(key, valid)
+        if key not in kinds:
+            guess = nearest(key, kinds)
             raise UserError(
                 f"the technique {name!r} has no option {key!r}",
-                mend=(f"did you mean {guess!r}? " if guess else "") + f"options: {', '.join(valid) or 'none'}",
+                mend=(f"did you mean {guess!r}? " if guess else "") + f"options: {', '.join(kinds) or 'none'}",
             )
+    checked = {}
+    for key, value in options.items():
+        try:
+            checked[key] = TypeAdapter(kinds[key]).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"the option {key!r} of the technique {name!r}: {first['msg'][0].lower()}{first['msg'][1:]}",
+                value=value,
+                mend=f"see the docstring of {technique.__module__}",
+            ) from None
+    return checked
