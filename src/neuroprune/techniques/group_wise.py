@@ -18,7 +18,7 @@ def group_wise(
     shape: str = "4x1",
     criterion: str = "l2",
     schedule: str = "cubic",
-    spread: Spread = "normalised",
+    spread: Spread = "erk",
     keep: tuple[str, ...] = (),
 ) -> Thinned:
     """``shape``: see `patterns.pattern`. N:M has one density, which the setting must ask for."""

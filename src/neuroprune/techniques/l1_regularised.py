@@ -6,8 +6,10 @@ import copy
 from dataclasses import replace
 from typing import Literal
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neuroprune.graph.units import Group
 from neuroprune.recover.hooks import On, Shrinkage
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
 from neuroprune.techniques._cutting import cut_to, is_any, units_of
@@ -32,13 +34,12 @@ def l1_regularised(
     """Half of the epochs press (`Shrinkage`), the other half train what was kept; the dense network's rate both
     times.
 
-    ``on``: default ``scales``, or ``filters`` where there is no batch norm; ``criterion``: what the cut goes by,
+    ``on``: default ``scales``, or ``filters`` where a unit has no batch norm; ``criterion``: what the cut goes by,
     default ``bn_scale`` or ``l2`` accordingly, under one threshold.
     """
     model = copy.deepcopy(setting.model)
-    norms = any(isinstance(m, _BatchNorm) and m.affine for m in model.modules())
-    on = on or ("scales" if norms else "filters")
     units = units_of(setting, model, is_any, "units")
+    on = on or ("scales" if all(_has_scale(model, group) for group in units.found.groups) else "filters")
     press = replace(setting.fit, epochs=setting.fit.epochs - setting.fit.epochs // 2)
     after = replace(setting.fit, epochs=setting.fit.epochs // 2)
     pressed = train(setting, model, "training with l1", Shrinkage(model, strength, on, kind), config=press)
@@ -55,3 +56,8 @@ def l1_regularised(
     )
     trainings = (*pressed, *train(setting, small, "training after the cut", config=after))
     return Thinned(small.eval(), plan, trainings=trainings)
+
+
+def _has_scale(model: nn.Module, group: Group) -> bool:
+    owners = (model.get_submodule(part.tensor.rpartition(".")[0]) for part in group.slices)
+    return any(isinstance(owner, _BatchNorm) for owner in owners)

@@ -30,7 +30,7 @@ def quantization_aware(
     bits: int = 8,
     criterion: str = "on_grid",
     schedule: str = "cubic",
-    spread: Spread = "normalised",
+    spread: Spread = "erk",
     clusters: int | None = None,
     keep: tuple[str, ...] = (),
 ) -> Thinned:

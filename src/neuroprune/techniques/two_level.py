@@ -25,7 +25,7 @@ def two_level(
     scope: Scope = "global",
     coarse: float | None = None,
     schedule: str = "cubic",
-    spread: Spread = "normalised",
+    spread: Spread = "erk",
     keep: tuple[str, ...] = (),
     round_to: int = 1,
 ) -> Thinned:

@@ -17,8 +17,9 @@ def weight(
     *,
     criterion: str = "activation",
     schedule: str = "cubic",
-    spread: Spread = "normalised",
+    spread: Spread = "erk",
     keep: tuple[str, ...] = (),
 ) -> Thinned:
-    """``criterion``: any that scores single weights. ``schedule`` and ``spread``: see `Schedule`, `Spread`."""
+    """``criterion``: any that scores single weights. ``schedule`` and ``spread``: see `Schedule`, `Spread`; of the
+    spreads, densities by the layers' shapes (erk) did best on the validation digits at 10x and 20x."""
     return sparse(setting, criterion=criterion, schedule=schedule, spread=spread, keep=keep)
