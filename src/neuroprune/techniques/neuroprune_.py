@@ -8,6 +8,7 @@ from typing import Any
 
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.schedules import Schedule
+from neuroprune.pruning.select_weights import Spread
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned, Training
 from neuroprune.techniques._masking import fraction_of, held, saliency_of, spared
 
@@ -24,6 +25,7 @@ def neuroprune(
     rounds: int = 4,
     schedule: str = "cubic",
     lambda_weight: float = 20.0,
+    spread: Spread = "normalised",
     keep: tuple[str, ...] = (),
 ) -> Thinned:
     """Each of the ``rounds`` has its share of the epochs; the fraction follows ``schedule`` over the rounds.
@@ -40,7 +42,7 @@ def neuroprune(
     emptied: tuple[str, ...] = ()
     for number in range(1, rounds + 1):
         fraction = course.at(number / rounds)
-        emptied = masks.switch_weights(saliency_of(setting, model, criterion), fraction)
+        emptied = masks.switch_weights(saliency_of(setting, model, criterion), fraction, spread=spread)
         epochs = setting.fit.epochs * number // rounds - setting.fit.epochs * (number - 1) // rounds
         part = replace(setting, fit=replace(setting.fit, epochs=epochs), seed=setting.seed + number)
         trainings += held(part, model, masks, f"retraining, round {number}")
