@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="criteria, block-criteria, allocations, budgets, steps, data, devices, exports"),
+        typer.Argument(help="One of: criteria, steps, techniques, data, devices, ... (all by default)."),
     ] = None,
 ) -> None:
     """What can be named in recipes and on the command line, with a line and a source each."""
@@ -53,7 +53,9 @@ def _registries() -> dict[str, Registry[Any]]:
     from neuroprune.pipeline.step import STEPS
     from neuroprune.pruning import CRITERIA
     from neuroprune.pruning.block_scores import BLOCK_CRITERIA
+    from neuroprune.pruning.schedules import SCHEDULES
     from neuroprune.tasks.datasets import DATASETS
+    from neuroprune.techniques import TECHNIQUES
 
     return {
         "criteria": CRITERIA,
@@ -61,6 +63,8 @@ def _registries() -> dict[str, Registry[Any]]:
         "allocations": ALLOCATIONS,
         "budgets": KINDS,
         "steps": STEPS,
+        "techniques": TECHNIQUES,
+        "schedules": SCHEDULES,
         "data": DATASETS,
         "devices": DEVICES,
         "exports": EXPORTS,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+from torch import nn
+
 from neuroprune.base.nouns import Budget, Cost, Measurement
 from neuroprune.devices.energy import energy_measurement
 from neuroprune.export import EXPORTS
@@ -94,6 +96,9 @@ def _table(
              f"the ONNX file that goes to the device: {after['name']}"),
         _metric_row(context, test),
     ]  # fmt: skip
+    if context.masks is not None:
+        counts = (_nonzero(context.dense), _nonzero(context.model))
+        rows.insert(1, _row("Non-zero parameters", "", *counts, budget, "", "counted; zeros alone give no speed"))
     for key, label in (
         ("cpu_p50_ms", "Latency p50 (CPU)"),
         ("cpu_p90_ms", "Latency p90 (CPU)"),
@@ -107,6 +112,10 @@ def _table(
     rows.append(_memory_row(before, after))
     rows.append(_energy_row(before, after))
     return rows
+
+
+def _nonzero(model: nn.Module) -> int:
+    return sum(int(p.count_nonzero()) for p in model.parameters())
 
 
 def _row(

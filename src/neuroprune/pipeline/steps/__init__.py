@@ -17,6 +17,7 @@ from neuroprune.pipeline.steps import (
     rounds,
     score,
     select,
+    technique,
     train,
     validate,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "rounds",
     "score",
     "select",
+    "technique",
     "train",
     "validate",
 ]

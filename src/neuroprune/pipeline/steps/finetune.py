@@ -27,7 +27,7 @@ class FinetuneConfig(FitOptions):
     source="S2, step 6; S3; Hinton et al. 2015",
 )
 def finetune(context: Context, config: FinetuneConfig) -> Outcome:
-    masks = None if context.masks is None or context.is_cut else masks_of(context, context.granularity)
+    masks = None if context.masks is None else masks_of(context, context.granularity)
     epochs = config.epochs * int(context.facts.get("fit", {}).get("epochs_factor", 1))
     distill = Distill(config.temperature, config.alpha) if config.distill else None
     label = "fine-tuning with distillation" if config.distill else "fine-tuning"

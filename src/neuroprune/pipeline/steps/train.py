@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from neuroprune.base.files import save_tensors
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.training import FitOptions, fit_in
@@ -13,6 +14,10 @@ class TrainConfig(FitOptions):
     """Options of `train`."""
 
 
+#: the weights before training, for what prunes before training
+INITIAL = "initial.safetensors"
+
+
 @step(
     "train",
     TrainConfig,
@@ -20,6 +25,7 @@ class TrainConfig(FitOptions):
     source="S2, step 1; S3",
 )
 def train(context: Context, config: TrainConfig) -> Outcome:
+    save_tensors(context.step_folder / INITIAL, context.model.state_dict())
     curves = fit_in(context, config, label="dense training")
     context.dense = copy.deepcopy(context.model)
     value = context.task.evaluate(context.model, context.task.val)
@@ -28,4 +34,5 @@ def train(context: Context, config: TrainConfig) -> Outcome:
         f"{config.epochs} epochs, {context.task.metric} {value:.2f} {unit} on val".rstrip(),
         facts={"dense_metric": value},
         pieces={"curves": curves},
+        files=(INITIAL,),
     )
