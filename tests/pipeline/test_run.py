@@ -209,6 +209,43 @@ def test_a_round_that_does_not_pay_is_undone(tmp_path: Path) -> None:
         assert not (tmp_path / "out" / "steps" / "03-rounds" / "weights.safetensors").exists()
 
 
+ROUNDS = """\
+  - train: {epochs: 2}
+  - initialise: {granularity: G}
+  - rounds: {granularity: G, epochs: 0, OPTIONS}
+"""
+
+
+def rounds_of(folder: Path, granularity: str, options: str) -> list[dict[str, Any]]:
+    run_recipe(recipe(ROUNDS.replace("G", granularity).replace("OPTIONS", options)), folder)
+    rounds: list[dict[str, Any]] = read_json(folder / "steps" / "03-rounds" / "record.json")["pieces"]["rounds"]
+    return rounds
+
+
+def test_rounds_follow_a_schedule_to_the_target(tmp_path: Path) -> None:
+    options = "rounds: 4, target: 0.8, sparsity_schedule: cubic, lambda_weight: 1000"
+    rounds = rounds_of(tmp_path / "out", "weight", options)
+    expected = [0.8 * (1 - (1 - number / 4) ** 3) for number in (1, 2, 3, 4)]
+    assert [one["fraction"] for one in rounds] == pytest.approx(expected)
+    assert [one["sparsity"] for one in rounds] == pytest.approx(expected, abs=0.01)
+    assert all(one["cost"] == 1 for one in rounds)  # zeros make nothing cheaper
+    assert all(one["cost_reward"] == pytest.approx(one["metric"]) for one in rounds)
+
+
+@pytest.mark.parametrize("cost", ["macs", "latency"])
+def test_the_reward_by_cost_can_decide(cost: str, tmp_path: Path) -> None:
+    options = f"rounds: 2, lambda_weight: 1000, reward: cost, cost: {cost}, seconds: 0.2"
+    rounds = rounds_of(tmp_path / "out", "filter", options)
+    for one in rounds:
+        assert 0 < one["cost"] < 2
+        assert one["cost_reward"] == pytest.approx(one["metric"] + 1000 * (1 - one["cost"]))
+        assert one["cost_kind"] == cost
+    best = read_json(tmp_path / "out" / "steps" / "01-train" / "record.json")["facts"]["dense_metric"]
+    for one in rounds:
+        assert one["accepted"] == (one["cost_reward"] >= best)
+        best = max(best, one["cost_reward"])
+
+
 BUDGET = """\
   - initialise
   - score: {criterion: l2}

@@ -210,6 +210,9 @@ def _rounds(rng: random.Random) -> list[dict[str, Any]]:
                 "sparsity": tried,
                 "metric": metric,
                 "reward": metric / 100 + 0.3 * tried,
+                "cost": 1 - 0.8 * tried,
+                "cost_kind": "latency",
+                "cost_reward": metric / 100 + 0.24 * tried,
                 "accepted": accepted,
                 "note": "" if accepted else "accuracy fell below the limit; the masks were taken back",
             }

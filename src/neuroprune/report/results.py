@@ -60,6 +60,9 @@ class Round:
     reward: float | None
     accepted: bool | None
     note: str
+    cost: float | None = None
+    cost_kind: str = ""
+    cost_reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,9 @@ def _round(r: Reader) -> Round:
         r.number("reward"),
         r.flag("accepted"),
         r.text("note"),
+        r.number("cost"),
+        r.text("cost_kind"),
+        r.number("cost_reward"),
     )
 
 

@@ -7,6 +7,9 @@ from neuroprune.report.results import Results, Round
 from neuroprune.report.section import Section, Table, number_column, short_column, text_column
 from neuroprune.report.wording import percent, plain, plural
 
+#: of what the cost is counted or measured
+NAMES = {"macs": "MACs", "latency": "latency"}
+
 
 def section(results: Results) -> Section | None:
     if not results.rounds:
@@ -90,6 +93,8 @@ def _table(rounds: tuple[Round, ...]) -> Table:
         number_column("Sparsity"),
         number_column("Quality"),
         number_column("Reward"),
+        number_column("Cost, of dense"),
+        number_column("Reward by cost"),
         short_column("Accepted"),
         text_column("Note"),
     )
@@ -101,6 +106,8 @@ def _table(rounds: tuple[Round, ...]) -> Table:
             percent(r.sparsity),
             plain(r.metric),
             plain(r.reward),
+            f"{percent(r.cost)} {NAMES.get(r.cost_kind, '')}".rstrip(),
+            plain(r.cost_reward),
             words[r.accepted],
             r.note,
         )
