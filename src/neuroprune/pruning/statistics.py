@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.graph.trace import Trace
+from neuroprune.pruning.attention_inputs import AttentionSums
 from neuroprune.pruning.criteria import Need
 from neuroprune.pruning.design import inputs_of
 from neuroprune.pruning.loss_change import LossChanges
@@ -68,10 +69,13 @@ def collect(
         return statistics
     batches, first = itertools.chain([first], batches), None
     inputs = InputSums(model, {"activations", "hessian"} & set(needs))
+    attention = AttentionSums(model) if "activations" in needs else None
     slopes = GradientSums(model) if "gradients" in needs else None
     changes = LossChanges(model, trace, forward, loss) if "loss" in needs and trace is not None else None
     with ExitStack() as stack:  # copies of the model were made above: they must not have the hooks
         stack.enter_context(inputs.hooked())
+        if attention is not None:
+            stack.enter_context(attention.hooked())
         if slopes is not None:
             stack.enter_context(gradients(model, everywhere=True))
         stack.enter_context(evaluation(model))
@@ -83,6 +87,8 @@ def collect(
             if changes is not None:
                 changes.add(batch, output)
     inputs.write(statistics)
+    if attention is not None:
+        attention.write(statistics)
     statistics.gradient = slopes.checked() if slopes is not None else {}
     statistics.loss_change = changes.means() if changes is not None else {}
     return statistics
@@ -121,7 +127,8 @@ class GradientSums:
 
 class InputSums:
     """Sums over what enters each linear layer and convolution, by the name of its weight: layers that share a
-    weight share the sums. Functions that are called without a module are not seen."""
+    weight share the sums. Functions that are called without a module are not seen, but for those of attention
+    (`attention_inputs`)."""
 
     def __init__(self, model: nn.Module, needs: Collection[str]) -> None:
         self.model, self.needs = model, needs
