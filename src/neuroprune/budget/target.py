@@ -10,8 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from neuroprune.base.errors import UserError
-from neuroprune.devices import DEVICES
-from neuroprune.devices.latency_table import CHANNEL_MULTIPLE
+from neuroprune.devices import DEVICES, granularity_of
 from neuroprune.devices.single_layer import Precision
 from neuroprune.graph.units import Group
 
@@ -51,13 +50,13 @@ class Target:
                 )
 
 
-def multiple_for(group: Group, kinds: set[str], precision: str) -> int:
-    """Of which kept counts are multiples, where the user leaves it open: what the runtime's kernels compute in
+def multiple_for(group: Group, kinds: set[str], precision: str, device: str = "local") -> int:
+    """Of which kept counts are multiples, where the user leaves it open: what the device's kernels compute in
     blocks, in units of ``group`` (each may hold several channels); smaller where the group is small, and 1 where
     no latency is limited: counts of parameters, operations and bytes have no blocks."""
     if "latency" not in kinds:
         return 1
-    block = CHANNEL_MULTIPLE["int8" if precision == "int8" else "fp32"]
+    block = granularity_of(device).multiple(precision)
     widths = [part.indices.shape[1] for part in group.slices] or [1]
     block //= math.gcd(block, int(np.gcd.reduce(widths)))
     while block > 1 and block > group.size // 2:

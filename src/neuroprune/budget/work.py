@@ -148,7 +148,8 @@ class Work:
 
     def multiple(self, group: Group, budget: Budget, round_to: RoundTo) -> int:
         kinds = {limit.kind for limit in budget.limits}
-        return multiple_for(group, kinds, self.setting.target.precision) if round_to == "auto" else round_to
+        target = self.setting.target
+        return multiple_for(group, kinds, target.precision, target.device) if round_to == "auto" else round_to
 
     def curves(self, found: Trace, keep: Sequence[str]) -> Curves:
         form = ClosedForm(self.dense, self.forward, self.batches, self.examples, seed=self.seed)

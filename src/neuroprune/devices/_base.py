@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,24 @@ class Memory:
     peak: int
     baseline: int
     source: str
+
+
+#: counts of channels that ONNX Runtime's kernels take well on x86 (fp32: others leave the blocked layout)
+CHANNEL_MULTIPLE: Mapping[str, int] = {"fp32": 4, "int8": 8}
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """What a device's kernels see. ``channels``: by precision, the number they compute at a time. ``block``: the
+    pattern of zeros that its sparse kernels skip (`patterns.pattern`: 4x1, say); empty where zeros give no
+    speed."""
+
+    channels: Mapping[str, int] = field(default_factory=lambda: CHANNEL_MULTIPLE)
+    block: str = ""
+
+    def multiple(self, precision: str) -> int:
+        """1 where nothing is known."""
+        return self.channels.get("int8" if precision == "int8" else "fp32", 1)
 
 
 Inputs = Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]]
@@ -78,3 +96,12 @@ class Device(Protocol):
 
 
 DEVICES: Registry[Device] = Registry("device")
+
+
+def granularity_of(name: str) -> Granularity:
+    """Of the device called ``name``: its attribute ``granularity``, or ONNX Runtime's on CPUs where it has none.
+
+    Raises UserError for an unknown name.
+    """
+    found = getattr(DEVICES.get(name), "granularity", None)
+    return found if isinstance(found, Granularity) else Granularity()

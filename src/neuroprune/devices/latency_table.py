@@ -24,15 +24,13 @@ from neuroprune.base.cache import cache_folder
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import read_json, write_json
 from neuroprune.base.progress import Progress, SilentProgress
-from neuroprune.devices._base import Device
-from neuroprune.devices.single_layer import LayerShape, Precision, write_layer
+from neuroprune.devices._base import CHANNEL_MULTIPLE, Device
+from neuroprune.devices.single_layer import LayerShape, write_layer
 
 #: changes when what is measured, or how, changes
 VERSION = 1
 #: kept widths on the grid, in shares of the dense layer
 SHARES = (1 / 16, 1 / 5, 1 / 2, 1.0)
-#: counts of channels that ONNX Runtime's kernels take well on x86 (fp32: others leave the blocked layout)
-CHANNEL_MULTIPLE: dict[Precision, int] = {"fp32": 4, "int8": 8}
 #: outputs of a convolution that its kernels compute at once on x86 with AVX-512; a part of it costs as the whole
 #: (with AVX2 it is 8 in fp32: there a count between is taken for a little dearer than it is)
 OUTPUTS_AT_ONCE = 16

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroprune.base.errors import UserError
-from neuroprune.devices._base import DEVICES, Inputs, Latency, Memory, inputs_of
+from neuroprune.devices._base import DEVICES, Granularity, Inputs, Latency, Memory, inputs_of
 from neuroprune.devices.facts import machine_facts
 from neuroprune.export.onnx import OnnxExport
 
@@ -25,6 +25,7 @@ class LocalDevice:
     """Times in this process, all files interleaved; measures memory in a fresh process per file."""
 
     name = "local"
+    granularity = Granularity()
 
     def facts(self) -> dict[str, str | int | None]:
         """See ``Device.facts``."""

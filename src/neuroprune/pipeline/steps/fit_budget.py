@@ -34,7 +34,8 @@ class FitBudgetConfig(StepConfig):
 
     def trial(self, context: Context, variant: str) -> Trial:
         kinds = {limit.kind for limit in context.recipe.budget.limits}
-        blocks = [multiple_for(group, kinds, variant) for group in context.trace.groups]
+        device = context.recipe.header.device
+        blocks = [multiple_for(group, kinds, variant, device) for group in context.trace.groups]
         round_to = min(blocks, default=1) if self.round_to == "auto" else self.round_to
         allocation = Allocation(self.scope, round_to, self.minimum, self.keep)
         return Trial(allocation, variant, self.margin, self.seconds, self.threads, self.calibration, self.batches)

@@ -13,6 +13,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.export import EXPORTS
 from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.granularity import RoundTo, round_to_of, shape_of
 from neuroprune.pipeline.measuring import latencies
 from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.initialise import masks_of
@@ -43,8 +44,8 @@ class RoundsConfig(FitOptions):
     Beside that reward each round tells ``cost_reward = metric + lambda_weight * (1 - cost / dense cost)``:
     sparsity alone favours layers that are large, not slow. ``cost``: ``macs``, counted, or ``latency``, measured
     on the device beside the dense network, of the network that a cut would leave; masks on single weights leave
-    all of it. ``reward: cost`` lets it decide. ``shape`` and ``spread``: of masks on single weights
-    (`select_weights`).
+    all of it. ``reward: cost`` lets it decide. ``round_to: auto`` and ``shape: auto`` are the device's own.
+    ``shape`` and ``spread``: of masks on single weights (`select_weights`).
     """
 
     granularity: Granularity = "filter"
@@ -62,7 +63,7 @@ class RoundsConfig(FitOptions):
     criterion: str = "activation"
     batches: int = Field(16, ge=1)
     scope: Scope = "global"
-    round_to: int = Field(1, ge=1)
+    round_to: RoundTo = 1
     minimum: int = Field(1, ge=1)
     keep: tuple[str, ...] = ()
     epochs: int = Field(1, ge=0)
@@ -80,7 +81,7 @@ class RoundsConfig(FitOptions):
     def _exists(cls, name: str, info: ValidationInfo) -> str:
         try:
             if info.field_name == "shape":
-                pattern(name)
+                pattern("weight" if name == "auto" else name)
             elif name != "adaptive":
                 SCHEDULES.get(name)
         except UserError as error:
@@ -191,7 +192,9 @@ def _prune(context: Context, config: RoundsConfig, masks: Masks, fraction: float
     if config.granularity == "weight":
         rule = CRITERIA.get(config.criterion)
         saliency = saliencies(context.model, rule, statistics, context.seed)
-        spared = masks.switch_weights(saliency, fraction, shape=config.shape, spread=config.spread)
+        spared = masks.switch_weights(
+            saliency, fraction, shape=shape_of(context, config.shape), spread=config.spread
+        )
         return [f"{name} would have been emptied: its best weights stay" for name in spared]
     scores = score(context.model, context.trace, config.criterion, statistics, seed=context.seed, keep=config.keep)
     context.plan = allocate(
@@ -200,7 +203,7 @@ def _prune(context: Context, config: RoundsConfig, masks: Masks, fraction: float
         scores,
         fraction,
         scope=config.scope,
-        round_to=config.round_to,
+        round_to=round_to_of(context, config.round_to),
         minimum=config.minimum,
         keep=config.keep,
         criterion=config.criterion,

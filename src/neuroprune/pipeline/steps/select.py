@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.granularity import RoundTo, round_to_of, shape_of
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 from neuroprune.pipeline.steps.initialise import masks_of
 from neuroprune.pipeline.steps.score import statistics_of
@@ -14,15 +15,20 @@ from neuroprune.pruning.allocate import allocate
 from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.masks import Granularity
 from neuroprune.pruning.score import saliencies
+from neuroprune.pruning.select_weights import Spread
 
 
 class SelectConfig(StepConfig):
-    """``ratio`` of units (or weights) to remove; ``scope``: in each group alike, or one threshold for all."""
+    """``ratio`` of units (or weights) to remove; ``scope``: in each group alike, or one threshold for all.
+    ``round_to``: kept counts are multiples of it. ``shape`` and ``spread``: of masks on single weights
+    (`select_weights`). ``auto`` takes what the device's kernels compute, or skip, at a time."""
 
     granularity: Granularity = "filter"
     ratio: float = Field(0.5, ge=0, lt=1)
+    shape: str = "weight"
+    spread: Spread = "normalised"
     scope: Literal["local", "global"] = "local"
-    round_to: int = Field(1, ge=1)
+    round_to: RoundTo = 1
     minimum: int = Field(1, ge=1)
     keep: tuple[str, ...] = ()
 
@@ -47,7 +53,7 @@ def _filters(context: Context, config: SelectConfig) -> Outcome:
         context.scores,
         config.ratio,
         scope=config.scope,
-        round_to=config.round_to,
+        round_to=round_to_of(context, config.round_to),
         minimum=config.minimum,
         keep=config.keep,
         criterion=context.facts["criterion"],
@@ -62,6 +68,9 @@ def _weights(context: Context, config: SelectConfig) -> Outcome:
     name = context.facts["criterion"]
     statistics = statistics_of(context, name, 16)
     masks = masks_of(context, "weight")
-    masks.switch_weights(saliencies(context.model, CRITERIA.get(name), statistics, context.seed), config.ratio)
+    saliency = saliencies(context.model, CRITERIA.get(name), statistics, context.seed)
+    shape = shape_of(context, config.shape)
+    spared = masks.switch_weights(saliency, config.ratio, shape=shape, spread=config.spread)
     context.masks, context.granularity = masks.state(), "weight"
-    return Outcome(f"{masks.sparsity():.1%} of the weights are off")
+    notes = [f"{name} would have been emptied: its best weights stay" for name in spared]
+    return Outcome(f"{masks.sparsity():.1%} of the weights are off", pieces={"notes": notes})

@@ -11,6 +11,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.files import load_tensors
 from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
+from neuroprune.pipeline.granularity import resolved
 from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.cut import layer_sizes, unit_rows
 from neuroprune.pipeline.steps.train import INITIAL
@@ -22,8 +23,8 @@ from neuroprune.techniques import TECHNIQUES, Setting, Thinned, check_options, r
 
 class TechniqueConfig(FitOptions):
     """``name``: see `neuroprune list techniques`; ``density``: the share of the parameters that may stay;
-    ``options``: of the technique. ``epochs`` and the rest say how the thinner network is trained, in all;
-    ``distill``: with the dense network as its teacher."""
+    ``options``: of the technique; ``auto`` for ``round_to`` and ``shape`` is the device's own. ``epochs`` and the
+    rest say how the thinner network is trained, in all; ``distill``: with the dense network as its teacher."""
 
     name: str
     density: float = Field(0.25, gt=0, lt=1)
@@ -43,7 +44,8 @@ class TechniqueConfig(FitOptions):
     @model_validator(mode="after")
     def _checked(self) -> TechniqueConfig:
         try:
-            check_options(self.name, self.options)
+            given = {key: value for key, value in self.options.items() if value != "auto"}
+            check_options(self.name, given)
         except UserError as error:
             raise ValueError(" ".join(str(error).split())) from None
         return self
@@ -68,7 +70,7 @@ def technique(context: Context, config: TechniqueConfig) -> Outcome:
         work=context.work,
         progress=context.progress,
     )
-    thin = run_technique(config.name, setting, **config.options)
+    thin = run_technique(config.name, setting, **resolved(context, config.options))
     before = cost(context.model, context.task.example_inputs)
     layers = [] if thin.plan is None else layer_sizes(context, thin.plan)
     _take_over(context, thin)
