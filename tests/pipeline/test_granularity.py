@@ -54,7 +54,7 @@ def test_cuts_keep_multiples_of_the_devices_channels(board: str, tmp_path: Path)
     "steps",
     [
         "  - initialise: {granularity: weight}\n"
-        "  - rounds: {granularity: weight, shape: auto, rounds: 1, fraction: 0.5, epochs: 0, lambda_weight: 1000}\n",
+        "  - rounds: {granularity: weight, shape: auto, rounds: 1, fraction: 0.5, epochs: 0, lambda_weight: 99}\n",
         "  - initialise\n  - score: {criterion: l1}\n  - select: {granularity: weight, ratio: 0.5, shape: auto}\n",
         "  - technique: {name: group, density: 0.5, epochs: 0, options: {shape: auto}}\n",
     ],

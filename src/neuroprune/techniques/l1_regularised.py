@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neuroprune.base.errors import UserError
 from neuroprune.graph.units import Group
+from neuroprune.recover.config import FitConfig
 from neuroprune.recover.hooks import On, Shrinkage
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
 from neuroprune.techniques._cutting import cut_to, is_any, units_of
@@ -24,24 +27,26 @@ from neuroprune.techniques._masking import train
 def l1_regularised(
     setting: Setting,
     *,
-    strength: float = 0.01,
+    pressure: float = 0.3,
+    strength: float | None = None,
     kind: Literal["proximal", "plain"] = "proximal",
     on: On | None = None,
     criterion: str | None = None,
     keep: tuple[str, ...] = (),
     round_to: int = 1,
 ) -> Thinned:
-    """Half of the epochs press (`Shrinkage`), the other half train what was kept; the dense network's rate both
-    times.
+    """Half of the epochs press (`Shrinkage`), the other half train what was kept.
 
-    ``on``: default ``scales``, or ``filters`` where a unit has no batch norm; ``criterion``: what the cut goes by,
-    default ``bn_scale`` or ``l2`` accordingly, under one threshold.
+    ``pressure``: by what part of its mean size everything would shrink if the loss did not hold it; or give the
+    ``strength`` of `Shrinkage` itself. ``on``: default ``scales``, or ``filters`` where a unit has no batch norm;
+    ``criterion``: what the cut goes by, default ``bn_scale`` or ``l2`` accordingly, under one threshold.
     """
     model = copy.deepcopy(setting.model)
     units = units_of(setting, model, is_any, "units")
     on = on or ("scales" if all(_has_scale(model, group) for group in units.found.groups) else "filters")
     press = replace(setting.fit, epochs=setting.fit.epochs - setting.fit.epochs // 2)
     after = replace(setting.fit, epochs=setting.fit.epochs // 2)
+    strength = _strength(setting, model, press, on, pressure) if strength is None else strength
     pressed = train(setting, model, "training with l1", Shrinkage(model, strength, on, kind), config=press)
     chosen = criterion or ("bn_scale" if on == "scales" else "l2")
     small, plan = cut_to(
@@ -56,6 +61,19 @@ def l1_regularised(
     )
     trainings = (*pressed, *train(setting, small, "training after the cut", config=after))
     return Thinned(small.eval(), plan, trainings=trainings)
+
+
+def _strength(setting: Setting, model: nn.Module, config: FitConfig, on: On, pressure: float) -> float:
+    """``pressure`` times the mean size of what is penalised, over the sum of all steps' rates."""
+    if not 0 <= pressure < math.inf:
+        raise UserError("the pressure must not be negative", value=pressure, mend="give pressure=1")
+    steps = len(setting.task.train)
+    rates = sum(config.learning_rate(step, steps) for step in range(config.epochs * steps))
+    sizes = []
+    for tensor in Shrinkage(model, 0.0, on).penalised():
+        rows = tensor.detach().flatten(1) if on == "filters" else tensor.detach().reshape(-1, 1)
+        sizes.append(float(rows.norm(dim=1).mean()) / math.sqrt(rows.shape[1]))
+    return pressure * sum(sizes) / len(sizes) / rates if rates else 0.0
 
 
 def _has_scale(model: nn.Module, group: Group) -> bool:
