@@ -15,7 +15,8 @@ KEY = ("network", "method", "ratio", "seed")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "weight": ("weight", {}), "magnitude": ("magnitude", {}), "group": ("group", {}),
     "quantization-aware": ("quantization-aware", {}), "dynamic": ("dynamic", {}), "neuroprune": ("neuroprune", {}),
-    "before-training": ("before-training", {}), "filter": ("filter", {}), "neuron": ("neuron", {}),
+    "before-training": ("before-training", {}), "movement": ("movement", {}),
+    "filter": ("filter", {}), "neuron": ("neuron", {}),
     "structured": ("structured", {}), "l1": ("l1", {}), "layer": ("layer", {}), "two-level": ("two-level", {}),
     "random weights": ("weight", {"criterion": "random"}), "random groups": ("group", {"criterion": "random"}),
     "random filters": ("filter", {"criterion": "random"}), "random neurons": ("neuron", {"criterion": "random"}),
@@ -27,7 +28,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 CONTROL = {
     "weight": "random weights", "magnitude": "random weights", "group": "random groups",
     "quantization-aware": "random weights", "dynamic": "random weights", "neuroprune": "random weights",
-    "before-training": "random weights", "filter": "random filters", "neuron": "random neurons",
+    "before-training": "random weights", "movement": "random weights",
+    "filter": "random filters", "neuron": "random neurons",
     "structured": "random units", "l1": "random units", "layer": "random layers", "two-level": "random two-level",
 }  # fmt: skip
 NAMES = {"lenet-300-100": "LeNet-300-100, MNIST", "lenet5": "LeNet-5, 10,000 images of MNIST",

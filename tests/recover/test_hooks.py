@@ -17,7 +17,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.schedules import Schedule
 from neuroprune.recover.fit import FitConfig, fit
-from neuroprune.recover.hooks import GradualMasks, HeldMasks, Hook, Regrowth, Shrinkage
+from neuroprune.recover.hooks import GradualMasks, HeldMasks, Hook, MovementMasks, Regrowth, Shrinkage
 from neuroprune.recover.on_grid import OnGrid, weights_on_grid
 from neuroprune.tasks.make import make_task
 from neuroprune.tasks.task import Task
@@ -45,6 +45,12 @@ def gradual(model: nn.Module) -> Hook:
     return GradualMasks(masks, Schedule("cubic", target=0.75), lambda: magnitudes(masks), every=2)
 
 
+def moving(model: nn.Module) -> Hook:
+    return MovementMasks(
+        Masks.for_weights(model), Schedule("cubic", target=0.75, begin=0.1), spread="erk", every=2
+    )
+
+
 def growing(model: nn.Module) -> Hook:
     masks = Masks.for_weights(model)
     masks.switch_weights(magnitudes(masks), 0.5, spread="layer")
@@ -61,7 +67,7 @@ def held(model: nn.Module) -> Hook:
     return HeldMasks(masks)
 
 
-HOOKS: list[Callable[[nn.Module], Hook]] = [gradual, growing, shrinking, held]
+HOOKS: list[Callable[[nn.Module], Hook]] = [gradual, moving, growing, shrinking, held]
 
 
 class Stop:

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.patterns import matrix_of
+from neuroprune.pruning.schedules import Schedule
 from neuroprune.recover.fit import FitConfig
+from neuroprune.recover.hooks import MovementMasks
 from neuroprune.techniques import TECHNIQUES, Setting, Thinned, run_technique
 from neuroprune.testing.technique_contract import TechniqueContract, _setting
 
@@ -19,7 +22,8 @@ from neuroprune.testing.technique_contract import TechniqueContract, _setting
 DENSITY = {"neuron": 0.97, "layer": 0.75}
 
 for _name in TECHNIQUES.names():
-    _class = type(f"Test_{_name}", (TechniqueContract,), {"name": _name, "density": DENSITY.get(_name, 0.5)})
+    _facts = {"name": _name, "density": DENSITY.get(_name, 0.5), "untrained": _name != "movement"}
+    _class = type(f"Test_{_name}", (TechniqueContract,), _facts)
     globals()[_class.__name__] = _class
 
 
@@ -116,6 +120,24 @@ def test_dynamic_exchanges_weights_and_keeps_every_layers_sparsity() -> None:
     assert any(bool((still[name] != moved[name]).any()) for name in still)
 
 
+def test_movement_by_hand() -> None:
+    layer = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0, -3.0, 4.0]]))
+    masks = Masks.for_weights(layer)
+    hook = MovementMasks(masks, Schedule("one-shot", target=0.5, begin=0.5, end=1.0), spread="layer", every=1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    hook.start(2)
+    for step, gradient in ((1, [[1.0, -1, -1, 0.5]]), (2, [[1.0, -1, -1, 0.5]])):
+        layer.weight.grad = torch.tensor(gradient)
+        hook.after_step(optimizer, step, 2)
+        if step == 1:  # -gradient * weight = -1, 2, -3, -2: the first and third smallest go at half of the time
+            assert hook.moved["weight"].tolist() == [[-1, 2, -3, -2]]
+            assert masks.masks["weight"].tolist() == [[1, 1, 0, 0]]
+    assert hook.moved["weight"].tolist() == [[-2, 4, -3, -2]]  # what is off moves no more
+    assert masks.masks["weight"].tolist() == [[1, 1, 0, 0]]
+
+
 def test_before_training_starts_from_the_initial_weights() -> None:
     thin = ran("before-training", epochs=0)
     initial = _setting().initial
@@ -150,6 +172,7 @@ def test_neuroprune_tells_the_reward_of_every_round() -> None:
         ("weight", 0.5, {"criterion": "apoz"}, "scores whole units"),
         ("quantization-aware", 0.5, {"criterion": "snip"}, "needs data"),
         ("quantization-aware", 0.5, {"bits": 1}, "2 to 8 bits"),
+        ("movement", 0.5, {"spread": "normalised"}, "no mean to be normalised by"),
         ("l1", 0.5, {"strength": -1.0}, "must not be negative"),
         ("dynamic", 0.5, {"share": 2.0}, "exchanges a share"),
         ("weight", 0.5, {"spread": "even"}, "option 'spread'"),

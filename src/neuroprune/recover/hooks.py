@@ -119,6 +119,43 @@ class GradualMasks(HeldMasks):
         return f"gradual {self.name} {self.schedule} {self.shape} {self.spread} {self.every}"
 
 
+class MovementMasks(GradualMasks):
+    """Gradual masks by movement: - the sum over the steps so far of gradient * weight, which is large where
+    training moves a weight away from zero (Sanh, Wolf, Rush 2020, Movement pruning). The weight is the one after
+    the step. What is off is at zero, moves no more, and stays off. ``spread``: not ``normalised``, for scores may
+    be negative.
+    """
+
+    def __init__(self, masks: Masks, schedule: Schedule, *, spread: Spread, every: int) -> None:
+        if spread == "normalised":
+            raise UserError(
+                "movement has no mean to be normalised by", value=spread, mend="use spread layer, erk or global"
+            )
+        super().__init__(masks, schedule, self._scores, spread=spread, every=every, name="movement")
+        self.moved = {name: torch.zeros_like(p.detach()) for name, p in masks.parameters().items()}
+
+    def _scores(self) -> dict[str, Tensor]:
+        """What is off below all that is on."""
+        lowest = min(float(moved.min()) for moved in self.moved.values()) - 1
+        return {
+            name: moved.where(self.masks.masks[name] != 0, torch.full_like(moved, lowest))
+            for name, moved in self.moved.items()
+        }
+
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+        for name, parameter in self.masks.parameters().items():
+            if parameter.grad is not None:
+                self.moved[name] -= parameter.grad * parameter.detach() * (self.masks.masks[name] != 0)
+        super().after_step(optimizer, step, steps)
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {f"moved/{name}": moved.clone() for name, moved in self.moved.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        self.moved = {name: state[f"moved/{name}"].clone() for name in self.moved}
+
+
 _FRACTION = "fraction of the schedule"
 
 
