@@ -50,10 +50,18 @@ class Checkpoint:
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
         self.folder, self.identity = folder, dict(identity)
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, records: list[EpochRecord]) -> None:
-        """Raises UserError when the folder cannot be written; the older checkpoint is whole then."""
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        records: list[EpochRecord],
+        best: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``best``: the weights to go back to. Raises UserError when the folder cannot be written; the older
+        checkpoint is whole then."""
         file = self.folder / f"epoch-{records[-1].epoch:05d}.safetensors"
-        save_tensors(file, _pack(model, optimizer))
+        kept = {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+        save_tensors(file, _pack(model, optimizer) | kept)
         index = {
             "schema": _SCHEMA,
             "identity": self.identity,
@@ -67,13 +75,16 @@ class Checkpoint:
                 with contextlib.suppress(OSError):
                     old.unlink()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
-        """Put the saved state into model and optimizer, in place; the finished epochs ([] for none yet).
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[list[EpochRecord], dict[str, Tensor] | None]:
+        """Put the saved state into model and optimizer, in place; the finished epochs ([] for none yet) and the
+        weights to go back to (None: there are none).
 
         Raises UserError when the checkpoint is of another run or damaged.
         """
         if not (self.folder / _INDEX).is_file():
-            return []
+            return [], None
         index = read_json(self.folder / _INDEX)
         self._check_identity(index)
         file = self.folder / str(index["tensors"])
@@ -83,8 +94,10 @@ class Checkpoint:
                 where=str(self.folder),
                 mend="delete this folder to train from the start",
             )
-        _unpack(load_tensors(file), model, optimizer)
-        return [EpochRecord(**record) for record in index["records"]]
+        tensors = load_tensors(file)
+        _unpack(tensors, model, optimizer)
+        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+        return [EpochRecord(**record) for record in index["records"]], best or None
 
     def _check_identity(self, index: Any) -> None:
         found = dict(index["identity"]) if isinstance(index, dict) and index.get("schema") == _SCHEMA else {}
@@ -99,6 +112,18 @@ class Checkpoint:
         )
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, those too that a state dict leaves out."""
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """The values of `weights_of` into the model's own tensors."""
+    for name, tensor in named_tensors(model).items():
+        tensor.copy_(weights[name])
+
+
 def _pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
     for name, parameter in model.named_parameters():
@@ -109,9 +134,7 @@ def _pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 
 def _unpack(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            tensor.copy_(tensors[f"model/{name}"])
+    put_back(model, {name: tensors[f"model/{name}"] for name in named_tensors(model)})
     parameters = dict(model.named_parameters())
     for full, tensor in tensors.items():
         kind, _, rest = full.partition("/")

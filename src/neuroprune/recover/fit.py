@@ -6,15 +6,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
-from neuroprune.recover.checkpoint import Checkpoint, run_identity
+from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
@@ -44,7 +45,8 @@ def fit(
     checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
     generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
     the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
-    stay as they are, unless all are frozen: then all are trained, and frozen again.
+    stay as they are, unless all are frozen: then all are trained, and frozen again. The last epoch's weights
+    count; with ``config.patience`` the best one's do, and the records end where training stopped.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
     or labels that are lacking, and for a checkpoint folder of another run.
@@ -52,13 +54,16 @@ def fit(
     store = None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher))
     with gradients(model), _training(model, teacher):
         run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
-        records = [] if store is None else store.restore(model, run.optimizer)
-        run.progress.start(title, (config.epochs - len(records)) * run.steps)
-        for epoch in range(len(records) + 1, config.epochs + 1):
-            records.append(run.epoch(epoch))
+        if store is not None:
+            run.records, run.best = store.restore(model, run.optimizer)
+        run.progress.start(title, (config.epochs - len(run.records)) * run.steps)
+        while not run.finished:
+            run.advance()
             if store is not None:
-                store.save(model, run.optimizer, records)
-    return records
+                store.save(model, run.optimizer, run.records, run.best)
+        if run.best is not None:
+            put_back(model, run.best)
+    return run.records
 
 
 @contextlib.contextmanager
@@ -95,6 +100,25 @@ class _Run:
         self.optimizer = make_optimizer(model, config)
         self.steps = len(task.train)
         self.note = ""
+        self.records: list[EpochRecord] = []
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch, with early stopping
+
+    @property
+    def finished(self) -> bool:
+        """Read off the records alone, so that a resumed run stops where a whole one does."""
+        done, patience = len(self.records), self.config.patience
+        if done >= self.config.epochs or patience is None:
+            return done >= self.config.epochs
+        return done >= patience and not any(record.improved for record in self.records[-patience:])
+
+    def advance(self) -> None:
+        """One more epoch; its weights are kept where they are the best so far."""
+        record = self.epoch(len(self.records) + 1)
+        if self.config.patience is not None:
+            tops = [r.val_metric for r in self.records if r.improved]
+            record = replace(record, improved=self.config.improves(record.val_metric, tops[-1] if tops else None))
+            self.best = weights_of(self.model) if record.improved else self.best
+        self.records.append(record)
 
     def epoch(self, epoch: int) -> EpochRecord:
         began = time.perf_counter()

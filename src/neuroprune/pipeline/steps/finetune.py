@@ -7,7 +7,7 @@ from pydantic import Field
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.initialise import masks_of
-from neuroprune.pipeline.training import FitOptions, fit_in
+from neuroprune.pipeline.training import FitOptions, fit_in, how_long
 from neuroprune.recover.fit import Distill
 
 
@@ -37,5 +37,6 @@ def finetune(context: Context, config: FinetuneConfig) -> Outcome:
     value = context.task.evaluate(context.model, context.task.val)
     unit = context.task.metric_unit
     return Outcome(
-        f"{epochs} epochs, {context.task.metric} {value:.2f} {unit} on val".rstrip(), pieces={"curves": curves}
+        f"{how_long(curves, epochs)}, {context.task.metric} {value:.2f} {unit} on val".rstrip(),
+        pieces={"curves": curves},
     )
