@@ -84,6 +84,7 @@ def fit_in(
         context.task,
         options.fit_config(context.seed + part, epochs, distill),
         teacher=teacher,
+        plan=None if teacher is None else context.plan,
         after_step=after_step,
         checkpoint=context.work / f"fit-{part:02d}",
         progress=context.progress,

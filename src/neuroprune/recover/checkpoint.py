@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import load_tensors, read_json, save_tensors, sha256, write_json
+from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.config import EpochRecord, FitConfig
 from neuroprune.tasks.task import Task, tensor_bytes
@@ -22,14 +23,17 @@ _INDEX = "checkpoint.json"
 _SCHEMA = 1
 
 
-def run_identity(model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None) -> dict[str, str]:
-    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher."""
+def run_identity(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None = None
+) -> dict[str, str]:
+    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher and plan."""
     layout = {name: [str(t.dtype), list(t.shape)] for name, t in named_tensors(model).items()}
     return {
         "settings": _digest(json.dumps(config.to_json(), sort_keys=True).encode()),
         "data": task.digest(),
         "architecture": _digest(json.dumps(layout, sort_keys=True).encode()),
         "teacher": "" if teacher is None else _digest(*map(tensor_bytes, named_tensors(teacher).values())),
+        "plan": "" if plan is None else _digest(json.dumps(plan.to_json(), sort_keys=True).encode()),
     }
 
 

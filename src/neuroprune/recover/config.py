@@ -18,11 +18,14 @@ class Distill:
     """Learn from a teacher's outputs: ``(1 - alpha) * loss + alpha * distance to the teacher``.
 
     Classifiers: ``temperature ** 2`` times the Kullback-Leibler divergence of the softened scores (Hinton,
-    Vinyals, Dean 2015, arXiv:1503.02531). Anything else: the mean squared error of the outputs.
+    Vinyals, Dean 2015, arXiv:1503.02531). Anything else: the mean squared error of the outputs. ``features`` is
+    the weight of a further term: the error of what the network's blocks give in the channels that are left, over
+    the variance of what the teacher's give (`recover.features`; FitNets, Romero et al. 2015, arXiv:1412.6550).
     """
 
     temperature: float = 4.0
     alpha: float = 0.9
+    features: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -35,6 +38,13 @@ class Distill:
         if not 0 <= self.alpha <= 1:
             raise UserError(
                 "alpha of distillation must lie in 0..1", where="Distill", value=self.alpha, mend="give alpha=0.9"
+            )
+        if not 0 <= self.features < math.inf:
+            raise UserError(
+                "the weight of the features must be 0 or more",
+                where="Distill",
+                value=self.features,
+                mend="give features=1",
             )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.pruning.plan import Plan
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
+from neuroprune.recover.features import Features, matched
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
@@ -30,6 +33,7 @@ def fit(
     config: FitConfig,
     *,
     teacher: nn.Module | None = None,
+    plan: Plan | None = None,
     after_step: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -39,7 +43,8 @@ def fit(
 
     >>> records = fit(model, task, FitConfig(epochs=8, lr=0.1))                           # doctest: +SKIP
 
-    ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none.
+    ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none; ``plan``
+    is what made ``model`` of it, for ``Distill.features``.
     ``after_step`` runs after each optimizer step; masks apply themselves again there. ``checkpoint`` is a
     folder: the state after each epoch replaces the last one there, and a run that finds its own
     checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
@@ -48,12 +53,16 @@ def fit(
     stay as they are, unless all are frozen: then all are trained, and frozen again. The last epoch's weights
     count; with ``config.patience`` the best one's do, and the records end where training stopped.
 
-    Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
-    or labels that are lacking, and for a checkpoint folder of another run.
+    Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher, labels
+    or features that are lacking, and for a checkpoint folder of another run.
     """
-    store = None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher))
-    with gradients(model), _training(model, teacher):
-        run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
+    store = (
+        None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan))
+    )
+    features = _features(model, task, config, teacher, plan)
+    with gradients(model), _training(model, teacher), features.watched() if features else nullcontext():
+        objective = Objective(task, config, teacher, features)
+        run = _Run(model, task, config, objective, after_step, progress or SilentProgress())
         if store is not None:
             run.records, run.best = store.restore(model, run.optimizer)
         run.progress.start(title, (config.epochs - len(run.records)) * run.steps)
@@ -64,6 +73,15 @@ def fit(
         if run.best is not None:
             put_back(model, run.best)
     return run.records
+
+
+def _features(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None
+) -> Features | None:
+    """What is compared beside the outputs; None where it has no weight."""
+    if teacher is None or config.distill is None or not config.distill.features:
+        return None
+    return matched(teacher, model, plan, task.forward, next(iter(task.train.epoch(None))))
 
 
 @contextlib.contextmanager
@@ -90,13 +108,12 @@ class _Run:
         model: nn.Module,
         task: Task,
         config: FitConfig,
-        teacher: nn.Module | None,
+        objective: Objective,
         after_step: Callable[[], None] | None,
         progress: Progress,
     ) -> None:
-        self.model, self.task, self.config = model, task, config
+        self.model, self.task, self.config, self.objective = model, task, config, objective
         self.after_step, self.progress = after_step, progress
-        self.objective = Objective(task, config, teacher)
         self.optimizer = make_optimizer(model, config)
         self.steps = len(task.train)
         self.note = ""
