@@ -69,8 +69,10 @@ def fit_in(
     epochs: int | None = None,
     distill: Distill | None = None,
     after_step: Callable[[], None] | None = None,
+    model: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
-    """Train ``context.model``; return its entries of ``curves`` in results.json (none for 0 epochs).
+    """Train ``model``, by default ``context.model``; return its entries of ``curves`` in
+    results.json (none for 0 epochs).
 
     ``part`` tells several trainings of one step apart: their seeds and their checkpoints, which lie in
     ``context.work``, so that an interrupted step goes on from its last whole epoch.
@@ -80,7 +82,7 @@ def fit_in(
         return []
     teacher: nn.Module | None = context.dense if distill is not None else None
     history = fit(
-        context.model,
+        context.model if model is None else model,
         context.task,
         options.fit_config(context.seed + part, epochs, distill),
         teacher=teacher,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
@@ -50,7 +51,8 @@ def fit(
     checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
     generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
     the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
-    stay as they are, unless all are frozen: then all are trained, and frozen again. The last epoch's weights
+    stay as they are, and so do the statistics of a batch norm whose parameters are frozen; where all are frozen,
+    all are trained, and frozen again. The last epoch's weights
     count; with ``config.patience`` the best one's do, and the records end where training stopped.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher, labels
@@ -148,7 +150,7 @@ class _Run:
     def _train(self, epoch: int) -> tuple[float, float | None]:
         counts = isinstance(self.task.evaluate, Accuracy) and self.task.has_labels
         total = examples = right = judged = 0.0
-        self.model.train()
+        _train_mode(self.model)
         # rounds of short runs with seeds of their own must not see the same order each time
         batches = self.task.train.epoch(self.config.seed * 100_000 + epoch)
         for index, batch in enumerate(batches):
@@ -208,6 +210,14 @@ class _Run:
         _check_finite(loss, f"validation after epoch {epoch}")
         metric = 100.0 * right / max(judged, 1) if counts else self.task.evaluate(self.model, self.task.val)
         return loss, metric
+
+
+def _train_mode(model: nn.Module) -> None:
+    """But a frozen batch norm goes on to use its statistics: moving ones would change a body that is to stay."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
 
 
 def _check_finite(loss: float, where: str) -> None:

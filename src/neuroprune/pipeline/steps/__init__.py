@@ -18,6 +18,7 @@ from neuroprune.pipeline.steps import (
     score,
     select,
     train,
+    transfer,
     validate,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "score",
     "select",
     "train",
+    "transfer",
     "validate",
 ]
