@@ -2,12 +2,13 @@
 
     python benchmarks/transfer.py [--seeds 0 1 2] [--data ../shared/data/mnist.npz]
 
-For each seed a residual network learns 6,000 images of MNIST; half of the channels of every group are cut away, and
-what is left is fine-tuned on MNIST with the dense network as its teacher. Then three networks learn 25, 50 and 100 %
-of the digits' training images for the same number of epochs: the pruned network with a new head, the dense one with a
-new head, and the pruned shape with random weights. Each is trained at every rate of `RATES`; which rate counts is
-chosen on the validation images (by the mean over the seeds), the test images are only reported. The last epoch counts.
-Results go to benchmarks/results/transfer.jsonl after each training, and what is there is not done again.
+For each seed a residual network learns 6,000 images of MNIST; half of the channels of every group are cut away,
+and what is left is fine-tuned on MNIST with the dense network as its teacher. Then three networks learn 25, 50
+and 100 % of the digits' training images for the same number of epochs: the pruned network with a new head, the
+dense one with a new head, and the pruned shape with random weights. Each is trained at every rate of `RATES`;
+which rate counts is chosen on the validation images (by the mean over the seeds), the test images are only
+reported. The last epoch counts. Results go to benchmarks/results/transfer.jsonl after each training, and what
+is there is not done again.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class ShiftInTime:
     source="Jakobovski, Free Spoken Digit Dataset, CC BY-SA 4.0",
 )
 def fsdd(argument: str, options: DataOptions) -> Task:
-    """Recordings 0-4 of each speaker and digit are the test (the official split), 5-9 validation, the rest training.
+    """Recordings 0-4 of each speaker and digit are the test (official), 5-9 validation, the others training.
 
     The file holds ``audio`` int16 (all recordings one after another, 8 kHz), ``length``, ``digit`` and ``index``.
     Inputs are float32 [40 bands, 64 frames]. Raises UserError for arrays that do not fit together.
