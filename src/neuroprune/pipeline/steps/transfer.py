@@ -54,7 +54,7 @@ def transfer(context: Context, config: TransferConfig) -> Outcome:
     task = context.task
     dense, mine = (task.evaluate(network, task.val) for network in (context.dense, context.model))
     return Outcome(
-        f"{task.name}: {head.outputs} classes from {head.module!r}; {task.metric} dense {dense:.2f}, "
+        f"{task.name}, new head {head.module!r}; {task.metric} dense {dense:.2f}, "
         f"compressed {mine:.2f} {task.metric_unit} on val".rstrip(),
         facts={"dense_metric": dense, "head": asdict(head)},
         pieces={"curves": curves},
