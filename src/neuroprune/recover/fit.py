@@ -52,15 +52,13 @@ def fit(
     generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
     the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
     stay as they are, and so do the statistics of a batch norm whose parameters are frozen; where all are frozen,
-    all are trained, and frozen again. The last epoch's weights
-    count; with ``config.patience`` the best one's do, and the records end where training stopped.
+    all are trained, and frozen again. The last epoch's weights count; with ``config.patience`` the best one's do,
+    and the records end where training stopped.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher, labels
     or features that are lacking, and for a checkpoint folder of another run.
     """
-    store = (
-        None if checkpoint is None else Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan))
-    )
+    store = Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan)) if checkpoint else None
     features = _features(model, task, config, teacher, plan)
     with gradients(model), _training(model, teacher), features.watched() if features else nullcontext():
         objective = Objective(task, config, teacher, features)

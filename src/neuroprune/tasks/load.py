@@ -25,12 +25,12 @@ def load_task(
 
     >>> load_task("digits", resize=16)                                                    # doctest: +SKIP
 
-    ``digits``, ``mnist:FILE.npz``, ``cifar10:DIR_OR_FILE``, ``folder:DIR`` (a folder per class),
-    ``npz:FILE``, ``package.module:callable`` or ``path/file.py:callable`` (returns a Task or the keyword
-    arguments of ``make_task``). ``resize``: side of square images; ``limit``: at most so many examples of
-    each half of the source, stratified; ``labels=False``: the data need have none; ``classes``: only the
-    examples of these, of what ``limit`` leaves, and numbered 0, 1, ... in this order. Raises UserError for an
-    unknown name (the nearest is offered), missing or empty files, and whatever the loader finds wrong.
+    ``digits``, ``mnist:FILE.npz``, ``cifar10:DIR_OR_FILE``, ``folder:DIR`` (a folder per class), ``npz:FILE``,
+    ``fsdd:FILE.npz``, ``package.module:callable`` or ``path/file.py:callable`` (returns a Task or the keyword
+    arguments of ``make_task``). ``resize``: side of square images; ``limit``: at most so many examples of each
+    half of the source, stratified; ``labels=False``: the data need have none; ``classes``: only the examples of
+    these, of what ``limit`` leaves, and numbered 0, 1, ... in this order. Raises UserError for an unknown name
+    (the nearest is offered), missing or empty files, and whatever the loader finds wrong.
     """
     task = _load(spec, seed=seed, batch_size=batch_size, resize=resize, limit=limit, labels=labels)
     return task if classes is None else only_classes(task, classes)
