@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import free_summary, latency_tables, summary, technique_tables, without_training
+from measuring import (
+    free_summary,
+    latency_tables,
+    summary,
+    technique_tables,
+    transferred,
+    without_training,
+)
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
@@ -23,7 +30,16 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("coverage", "latency", "masks", "mlperf_tiny", "second_order", "techniques", "training_free")
+        for name in (
+            "coverage",
+            "latency",
+            "masks",
+            "mlperf_tiny",
+            "second_order",
+            "techniques",
+            "training_free",
+            "transfer",
+        )
     ),
 )
 
@@ -71,6 +87,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "techniques": technique_tables.techniques,
     "technique-costs": technique_tables.costs,
     "s1": technique_tables.s1,
+    **transferred.TABLES,
     **without_training.TABLES,
 }
 

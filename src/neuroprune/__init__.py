@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from neuroprune.budget.target import Target
     from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
-    from neuroprune.pruning import Plan, PruneResult, Verification, apply, prune, restore, save_exported, verify
+    from neuroprune.pruning import (
+        Plan,
+        PruneResult,
+        Transferred,
+        Verification,
+        apply,
+        prune,
+        restore,
+        save_exported,
+        transfer,
+        verify,
+    )
 
 _WHERE = {
     "neuroprune.api": ("CompressResult", "compress"),
@@ -32,11 +43,13 @@ _WHERE = {
     "neuroprune.pruning": (
         "Plan",
         "PruneResult",
+        "Transferred",
         "Verification",
         "apply",
         "prune",
         "restore",
         "save_exported",
+        "transfer",
         "verify",
     ),
     "neuroprune.budget.sensitivity": ("Sensitivity", "sensitivity"),
@@ -61,6 +74,7 @@ __all__ = [
     "Target",
     "ToBudgetResult",
     "Trace",
+    "Transferred",
     "UserError",
     "Verification",
     "apply",
@@ -72,6 +86,7 @@ __all__ = [
     "save_exported",
     "sensitivity",
     "trace",
+    "transfer",
     "verify",
 ]
 

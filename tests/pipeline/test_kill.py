@@ -30,7 +30,8 @@ steps:
   - score: {batches: 2}
   - fit_budget: {max_ratio: 0.6, tolerance: 0.3, seconds: 0.1, batches: 2}
   - cut
-  - finetune: {epochs: 4}
+  - transfer: {data: {spec: digits, limit: 200, batch_size: 32, classes: [9, 3, 5]}, epochs: 2, patience: 1}
+  - finetune: {epochs: 4, features: 0.5}
   - cluster: {k: 16}
   - export
   - quantize: {calibration: 32}

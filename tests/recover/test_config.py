@@ -94,3 +94,14 @@ def test_distillation_values() -> None:
         Distill(temperature=0)
     with pytest.raises(UserError, match="alpha"):
         Distill(alpha=1.1)
+
+
+def test_the_step_schedule_of_s4() -> None:
+    """lr 0.1, gamma 0.1 at half and three quarters of 56 epochs, also after a warm-up."""
+    for warmup in (0.0, 0.5):
+        config = FitConfig(epochs=56, lr=0.1, schedule="step", warmup_epochs=warmup)
+        rates = [config.learning_rate(20 * epoch, 20) for epoch in range(1, 56)]
+        assert rates == pytest.approx([0.1] * 27 + [0.01] * 14 + [0.001] * 14)
+    theirs = _of_torch(lambda o: lr_scheduler.MultiStepLR(o, [12, 20, 32], gamma=0.3), 40)
+    config = FitConfig(epochs=4, lr=0.4, schedule="step", warmup_epochs=0, gamma=0.3, milestones=(0.3, 0.5, 0.8))
+    assert [config.learning_rate(step, 10) for step in range(40)] == pytest.approx(theirs)

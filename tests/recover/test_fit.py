@@ -218,6 +218,25 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(model[0].weight, before)
 
 
+def test_a_frozen_batch_norm_keeps_its_statistics_and_uses_them() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    model[:2].requires_grad_(False)
+    body = copy.deepcopy(model[:2]).eval()
+    before = copy.deepcopy(model.state_dict())
+    task = _task()
+    head = copy.deepcopy(model[2])
+    fit(model, task, FitConfig(epochs=2))
+    after = model.state_dict()
+    assert [n for n in before if not torch.equal(before[n], after[n])] == ["2.weight", "2.bias"]
+    # so training is that of the head alone, on what the body gives in evaluation mode
+    (x, y), (vx, vy) = _data(), _data(9)
+    given = make_task(train=(body(x).detach(), y), val=(body(vx).detach(), vy), batch_size=8)
+    fit(head, given, FitConfig(epochs=2))
+    assert all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(head.parameters(), model[2].parameters(), strict=True)
+    )
+
+
 def test_a_wholly_frozen_model_is_trained_and_frozen_again() -> None:
     """A checkpoint for inference learns as one for training does, bit for bit."""
     torch.manual_seed(0)

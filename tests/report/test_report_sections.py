@@ -184,3 +184,14 @@ def test_the_document_keeps_the_promised_order_and_gathers_options_by_step() -> 
         [("lr", "0.1"), ("max n", "2")],
     )
     assert (seed.name, seed.text) == ("seed", "0")
+
+
+def test_the_epoch_that_early_stopping_kept_is_marked() -> None:
+    epochs = [
+        {"epoch": k + 1, "val_loss": 1.0, "improved": better} for k, better in enumerate([True, True, False])
+    ]
+    made = curves.section(read_results({"curves": [{"step": "s", "label": "l", "epochs": epochs}]}))
+    assert made is not None
+    views: Any = made.values["curves"]
+    assert [row[0] for row in views[0]["table"].rows] == ["1", "2 (kept)", "3"]
+    assert "the weights of epoch 2 were kept" in views[0]["charts"][0].caption

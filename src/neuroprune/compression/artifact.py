@@ -27,6 +27,7 @@ from neuroprune.compression.manifest import (
 )
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import Difference, compare_outputs
+from neuroprune.pruning.head import Head, set_head
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.tasks.models import load_weights
@@ -221,9 +222,10 @@ def _file_difference(path: Path, manifest: Manifest, network: nn.Module) -> Diff
 
 def _dense(folder: Path, manifest: Manifest, model: nn.Module | None) -> nn.Module:
     """The dense network. Raises UserError where it cannot be named, or may not be called."""
-    if model is not None:
-        return copy.deepcopy(model)
-    return construct(manifest.model, folder)
+    network = construct(manifest.model, folder) if model is None else copy.deepcopy(model)
+    if manifest.model.head:
+        set_head(network, Head(str(manifest.model.head["module"]), int(manifest.model.head["outputs"])))
+    return network
 
 
 def _check_best(best: str | None, files: Mapping[str, Path]) -> None:

@@ -19,6 +19,7 @@ from neuroprune.export.structure import describe, rebuild
 from neuroprune.tasks.task import tensors_in
 
 SCHEMA = 1
+SCHEMA_OF_HEADS = 2  # an older version must refuse such an artifact, not overlook that the head was replaced
 NAME = "manifest.json"
 _AGAIN = "get the artifact again from its source, or make it again"
 
@@ -27,12 +28,15 @@ _AGAIN = "get the artifact again from its source, or make it again"
 class ModelSpec:
     """How to construct the dense network: what ``tasks.models.load_model`` takes.
 
-    ``spec`` is None where the network came as an object; verifying then needs the network again.
+    ``spec`` is None where the network came as an object; verifying then needs the network again. ``head``: where
+    the network went to other data, the layer (``module``) that was made anew with so many ``outputs``: what is
+    constructed gets it before the plan is applied.
     """
 
     spec: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     class_name: str = ""
+    head: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with ``schema`` and ``seal``, a hash over all the rest (against accidents, not attackers)."""
+        model = {key: value for key, value in asdict(self.model).items() if key != "head" or value}
         body = {
-            "schema": SCHEMA,
-            "model": asdict(self.model),
+            "schema": SCHEMA_OF_HEADS if self.model.head else SCHEMA,
+            "model": model,
             "inputs": [asdict(spec) | {"shape": list(spec.shape)} for spec in self.inputs],
             "structure": self.structure,
             "preprocessing": dict(self.preprocessing),
@@ -120,9 +125,9 @@ def _check_schema(data: Any, path: Path) -> None:
         raise UserError(
             f"{NAME} has no valid schema version", where=str(path), value=f"schema {schema!r}", mend=_AGAIN
         )
-    if schema > SCHEMA:
+    if schema > SCHEMA_OF_HEADS:
         raise UserError(
-            f"the artifact has schema {schema}, this version of neuroprune reads up to {SCHEMA}",
+            f"the artifact has schema {schema}, this version of neuroprune reads up to {SCHEMA_OF_HEADS}",
             where=str(path),
             value=schema,
             mend="install a newer neuroprune",

@@ -21,7 +21,7 @@ from neuroprune.graph.trace import Trace, trace
 from neuroprune.pipeline.folder import RunFolder
 from neuroprune.pipeline.journal import Journal
 from neuroprune.pipeline.recipe import Recipe
-from neuroprune.pipeline.step import Outcome
+from neuroprune.pipeline.step import STEPS, Outcome
 from neuroprune.pruning.cut import provable
 from neuroprune.pruning.masks import Granularity
 from neuroprune.pruning.plan import Plan
@@ -145,6 +145,9 @@ def save_step(
     after = Snapshot.of(context)
     if after.weights != before.weights:
         save_tensors(folder / "weights.safetensors", context.model.state_dict())
+    new_dense = context.dense is not before.dense
+    if new_dense and state_digest(context.dense.state_dict()) != after.weights:
+        save_tensors(folder / "dense.safetensors", context.dense.state_dict())
     new_cut = context.is_cut and not before.is_cut
     if context.plan is not None and (new_cut or context.plan is not before.plan):
         context.plan.save(folder / "plan.json")
@@ -160,7 +163,7 @@ def save_step(
         "pieces": outcome.pieces,
         "files": list(outcome.files),
         "granularity": context.granularity,
-        "new_dense": context.dense is not before.dense,
+        "new_dense": new_dense,
         "new_cut": new_cut,
     }
     # in its own order (tables of the report keep theirs), and read back: a resumed run sees the same values
@@ -172,6 +175,9 @@ def save_step(
 
 def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None:
     """Bring ``context`` to where it was after the step whose folder this is."""
+    step = STEPS.get(folder.name.split("-", 1)[1])
+    if step.again is not None:
+        step.again(context, step.config.model_validate(record["options"]))
     if (folder / "plan.json").exists():
         context.plan = Plan.load(folder / "plan.json")
     if record["new_cut"]:
@@ -185,6 +191,8 @@ def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None
     if (folder / "scores.safetensors").exists():
         scores = load_tensors(folder / "scores.safetensors")
         context.scores = {name: s.numpy() for name, s in scores.items()}
-    if record["new_dense"]:
+    if (folder / "dense.safetensors").exists():
+        context.dense.load_state_dict(load_tensors(folder / "dense.safetensors"))
+    elif record["new_dense"]:
         context.dense = copy.deepcopy(context.model)
     context.absorb(record, folder)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,9 @@ from neuroprune.base.registry import nearest
 from neuroprune.pipeline import marked_yaml
 from neuroprune.pipeline.overrides import apply_override
 from neuroprune.pipeline.step import STEPS, StepConfig
+
+if TYPE_CHECKING:
+    from neuroprune.tasks.task import Task
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,13 +41,29 @@ class ModelSpec(_Strict):
 
 class DataSpec(_Strict):
     """Which data: ``spec`` as `tasks.datasets.load_task` reads it; ``limit``: only so many examples; ``labels:
-    none``: nobody looks at them, networks are judged by their agreement with the dense one."""
+    none``: nobody looks at them, networks are judged by their agreement with the dense one; ``classes``: only
+    these, numbered anew."""
 
     spec: str
     resize: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)
     labels: Literal["use", "none"] = "use"
+    classes: tuple[int, ...] | None = None
+
+    def load(self, seed: int) -> Task:
+        """Raises UserError as `load_task` does."""
+        from neuroprune.tasks.load import load_task  # late: it loads torch
+
+        return load_task(
+            self.spec,
+            seed=seed,
+            batch_size=self.batch_size,
+            resize=self.resize,
+            limit=self.limit,
+            labels=self.labels == "use",
+            classes=self.classes,
+        )
 
 
 class _Header(_Strict):
@@ -296,6 +315,12 @@ def _check_order(steps: tuple[StepCall, ...]) -> None:
         if call.name == "cut" and "cut" in given:
             raise UserError(
                 "the recipe cuts twice", where=call.where, mend="keep one cut; use rounds to go step by step"
+            )
+        if call.name == "transfer" and "onnx" in given:
+            raise UserError(
+                "the recipe goes to other data after it wrote files",
+                where=call.where,
+                mend="put transfer before export",
             )
         given |= step.gives
 

@@ -24,11 +24,13 @@ from neuroprune.pipeline.journal import Journal
 from neuroprune.pipeline.recipe import Recipe, StepCall
 from neuroprune.pipeline.step import STEPS
 from neuroprune.pipeline.stepprogress import StepProgress
+from neuroprune.pipeline.transferring import TransferConfig
 from neuroprune.pruning.allocate import check_patterns
+from neuroprune.pruning.head import new_head
 from neuroprune.tasks.agreement import without_labels
 from neuroprune.tasks.batches import RandomState
 from neuroprune.tasks.check import check_task
-from neuroprune.tasks.load import load_task
+from neuroprune.tasks.classes import class_count
 from neuroprune.tasks.models import load_model
 from neuroprune.tasks.task import Task
 
@@ -88,7 +90,8 @@ def run_recipe(
             task = without_labels(task, network)
         check_task(task, network)
         _check_keep(recipe, network, task)
-        folder.open(_identity(recipe, network, task), recipe.text, resume=resume)
+        others = _other_data(recipe, network)
+        folder.open({**_identity(recipe, network, task), **others}, recipe.text, resume=resume)
         _replay(folder, replay)
         folder.clean()
         runner = Runner(recipe, folder, network, task, progress)
@@ -123,14 +126,7 @@ def _load_task(recipe: Recipe) -> Task:
     data = recipe.header.data
     if data is None:
         raise UserError("the recipe names no data", mend="add 'data: {spec: digits}'")
-    return load_task(
-        data.spec,
-        seed=recipe.header.seed,
-        batch_size=data.batch_size,
-        resize=data.resize,
-        limit=data.limit,
-        labels=data.labels == "use",
-    )
+    return data.load(recipe.header.seed)
 
 
 def _load_model(recipe: Recipe) -> nn.Module:
@@ -149,6 +145,22 @@ def _identity(recipe: Recipe, model: nn.Module, task: Task) -> dict[str, Any]:
         "data": task.digest(),
         "version": __version__,
     }
+
+
+def _other_data(recipe: Recipe, network: nn.Module) -> dict[str, Any]:
+    """For the identity: the data that a transfer goes to. Whether it can is found before anything is trained."""
+    digests = []
+    for call in recipe.steps:
+        if isinstance(call.config, TransferConfig):
+            try:
+                task = call.config.data.load(recipe.header.seed)
+                new_head(copy.deepcopy(network), task.example_inputs, class_count(task), seed=0)
+            except UserError as error:
+                raise UserError(
+                    error.what, where=error.where or call.where, value=error.value, mend=error.mend
+                ) from error
+            digests.append(task.digest())
+    return {"other_data": digests} if digests else {}
 
 
 def _replay(folder: RunFolder, journal: Path | None) -> None:

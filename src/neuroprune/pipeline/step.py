@@ -42,6 +42,8 @@ class Step:
     """A registered step. ``needs`` and ``gives`` are words (``masks``, ``selection``, ``onnx``, ...).
 
     A recipe in which a step needs what no earlier step gives is refused when it is read, not after an hour.
+    ``again`` is called when a resumed run passes the finished step, before weights and masks are loaded: for what
+    is not in files (other data, layers of another shape).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Step:
     run: Callable[[Context, Any], Outcome]
     needs: frozenset[str]
     gives: frozenset[str]
+    again: Callable[[Context, Any], None] | None = None
 
 
 STEPS: Registry[Step] = Registry("step")
@@ -64,11 +67,12 @@ def step(
     source: str,
     needs: tuple[str, ...] = (),
     gives: tuple[str, ...] = (),
+    again: Callable[[Context, C], None] | None = None,
 ) -> Callable[[Callable[[Context, C], Outcome]], Callable[[Context, C], Outcome]]:
     """Decorator: register ``run(context, config) -> Outcome`` as the step ``name``."""
 
     def add(run: Callable[[Context, C], Outcome]) -> Callable[[Context, C], Outcome]:
-        entry = Step(name, config, run, frozenset(needs), frozenset(gives))
+        entry = Step(name, config, run, frozenset(needs), frozenset(gives), again)
         STEPS.register(name, summary=summary, source=source)(entry)
         return run
 

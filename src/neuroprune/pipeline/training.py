@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from neuroprune.pipeline.context import Context
@@ -15,7 +15,11 @@ from neuroprune.recover.fit import Distill, FitConfig, fit
 
 
 class FitOptions(StepConfig):
-    """As `recover.fit.FitConfig`; the seed comes from the run."""
+    """As `recover.fit.FitConfig`; the seed comes from the run.
+
+    ``patience``: stop after so many epochs without a better metric on val, and keep the best epoch's weights;
+    without it the last epoch counts.
+    """
 
     epochs: int = Field(10, ge=0)
     lr: float = Field(0.05, gt=0)
@@ -25,6 +29,17 @@ class FitOptions(StepConfig):
     schedule: Literal["cosine", "step", "constant", "onecycle"] = "cosine"
     warmup_epochs: float = Field(0.5, ge=0)
     clip_norm: float | None = Field(5.0, gt=0)
+    gamma: float = Field(0.1, ge=0, le=1)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    patience: int | None = Field(None, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+    @field_validator("min_delta")
+    @classmethod
+    def _stops(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("patience") is None:
+            raise ValueError("it does nothing without patience, the epochs after which training stops")
+        return value
 
     def fit_config(self, seed: int, epochs: int, distill: Distill | None) -> FitConfig:
         return FitConfig(
@@ -36,6 +51,10 @@ class FitOptions(StepConfig):
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
             clip_norm=self.clip_norm,
+            gamma=self.gamma,
+            milestones=self.milestones,
+            patience=self.patience,
+            min_delta=self.min_delta,
             seed=seed,
             distill=distill,
         )
@@ -50,8 +69,10 @@ def fit_in(
     epochs: int | None = None,
     distill: Distill | None = None,
     after_step: Callable[[], None] | None = None,
+    model: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
-    """Train ``context.model``; return its entries of ``curves`` in results.json (none for 0 epochs).
+    """Train ``model``, by default ``context.model``; return its entries of ``curves`` in
+    results.json (none for 0 epochs).
 
     ``part`` tells several trainings of one step apart: their seeds and their checkpoints, which lie in
     ``context.work``, so that an interrupted step goes on from its last whole epoch.
@@ -61,10 +82,11 @@ def fit_in(
         return []
     teacher: nn.Module | None = context.dense if distill is not None else None
     history = fit(
-        context.model,
+        context.model if model is None else model,
         context.task,
         options.fit_config(context.seed + part, epochs, distill),
         teacher=teacher,
+        plan=None if teacher is None else context.plan,
         after_step=after_step,
         checkpoint=context.work / f"fit-{part:02d}",
         progress=context.progress,
@@ -72,3 +94,10 @@ def fit_in(
     )
     metric = context.task.metric
     return [{"step": context.name, "label": label, "metric": metric, "epochs": [asdict(e) for e in history]}]
+
+
+def how_long(curves: list[dict[str, Any]], asked: int) -> str:
+    """For a step's summary: the epochs of its last training, and which one's weights count where it may stop."""
+    epochs = curves[-1]["epochs"] if curves else []
+    kept = [record["epoch"] for record in epochs if record["improved"]]
+    return f"{len(epochs)} of {asked} epochs, epoch {kept[-1]} kept" if kept else f"{asked} epochs"

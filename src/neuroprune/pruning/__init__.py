@@ -9,6 +9,7 @@ from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.cut import PruneResult, provable, prove, prune
 from neuroprune.pruning.depth import combine, prune_depth
 from neuroprune.pruning.exported import exported, save_exported
+from neuroprune.pruning.head import Transferred, transfer
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.plan import GroupDecision, Plan, fingerprint
 from neuroprune.pruning.restore import load_undo, restore, save_undo
@@ -26,6 +27,7 @@ __all__ = [
     "Masks",
     "Plan",
     "PruneResult",
+    "Transferred",
     "Verification",
     "allocate",
     "apply",
@@ -47,5 +49,6 @@ __all__ = [
     "save_exported",
     "save_undo",
     "score",
+    "transfer",
     "verify",
 ]

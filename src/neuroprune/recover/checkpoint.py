@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import load_tensors, read_json, save_tensors, sha256, write_json
+from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.config import EpochRecord, FitConfig
 from neuroprune.recover.hooks import Hook
@@ -24,9 +25,15 @@ _SCHEMA = 1
 
 
 def run_identity(
-    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, hook: Hook | None = None
+    model: nn.Module,
+    task: Task,
+    config: FitConfig,
+    teacher: nn.Module | None,
+    plan: Plan | None = None,
+    hook: Hook | None = None,
 ) -> dict[str, str]:
-    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher, hook."""
+    """What must be equal for a checkpoint to be gone on from: settings, data, architecture, teacher, plan,
+    hook."""
     layout = {name: [str(t.dtype), list(t.shape)] for name, t in named_tensors(model).items()}
     return {
         "settings": _digest(json.dumps(config.to_json(), sort_keys=True).encode()),
@@ -34,6 +41,7 @@ def run_identity(
         "architecture": _digest(json.dumps(layout, sort_keys=True).encode()),
         "hook": "" if hook is None else hook.identity(),
         "teacher": "" if teacher is None else _digest(*map(tensor_bytes, named_tensors(teacher).values())),
+        "plan": "" if plan is None else _digest(json.dumps(plan.to_json(), sort_keys=True).encode()),
     }
 
 
@@ -59,11 +67,15 @@ class Checkpoint:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         records: list[EpochRecord],
+        best: Mapping[str, Tensor] | None = None,
         hook: Hook | None = None,
     ) -> None:
-        """Raises UserError when the folder cannot be written; the older checkpoint is whole then."""
+        """``best``: the weights to go back to. Raises UserError when the folder cannot be written; the older
+        checkpoint is whole then."""
         file = self.folder / f"epoch-{records[-1].epoch:05d}.safetensors"
-        kept = {} if hook is None else {f"hook/{name}": value for name, value in hook.state().items()}
+        kept = {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+        if hook is not None:
+            kept |= {f"hook/{name}": value for name, value in hook.state().items()}
         save_tensors(file, _pack(model, optimizer) | kept)
         index = {
             "schema": _SCHEMA,
@@ -80,13 +92,14 @@ class Checkpoint:
 
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, hook: Hook | None = None
-    ) -> list[EpochRecord]:
-        """Put the saved state into model, optimizer and hook, in place; the finished epochs ([] for none yet).
+    ) -> tuple[list[EpochRecord], dict[str, Tensor] | None]:
+        """Put the saved state into model, optimizer and hook, in place; the finished epochs ([] for none yet) and
+        the weights to go back to (None: there are none).
 
         Raises UserError when the checkpoint is of another run or damaged.
         """
         if not (self.folder / _INDEX).is_file():
-            return []
+            return [], None
         index = read_json(self.folder / _INDEX)
         self._check_identity(index)
         file = self.folder / str(index["tensors"])
@@ -101,7 +114,8 @@ class Checkpoint:
         if hook is not None:
             own = {name.removeprefix("hook/"): t for name, t in tensors.items() if name.startswith("hook/")}
             hook.load_state(own)
-        return [EpochRecord(**record) for record in index["records"]]
+        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+        return [EpochRecord(**record) for record in index["records"]], best or None
 
     def _check_identity(self, index: Any) -> None:
         found = dict(index["identity"]) if isinstance(index, dict) and index.get("schema") == _SCHEMA else {}
@@ -116,6 +130,18 @@ class Checkpoint:
         )
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, those too that a state dict leaves out."""
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """The values of `weights_of` into the model's own tensors."""
+    for name, tensor in named_tensors(model).items():
+        tensor.copy_(weights[name])
+
+
 def _pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
     for name, parameter in model.named_parameters():
@@ -126,9 +152,7 @@ def _pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 
 def _unpack(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            tensor.copy_(tensors[f"model/{name}"])
+    put_back(model, {name: tensors[f"model/{name}"] for name in named_tensors(model)})
     parameters = dict(model.named_parameters())
     for full, tensor in tensors.items():
         kind, _, rest = full.partition("/")

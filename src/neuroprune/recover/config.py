@@ -18,11 +18,14 @@ class Distill:
     """Learn from a teacher's outputs: ``(1 - alpha) * loss + alpha * distance to the teacher``.
 
     Classifiers: ``temperature ** 2`` times the Kullback-Leibler divergence of the softened scores (Hinton,
-    Vinyals, Dean 2015, arXiv:1503.02531). Anything else: the mean squared error of the outputs.
+    Vinyals, Dean 2015, arXiv:1503.02531). Anything else: the mean squared error of the outputs. ``features`` is
+    the weight of a further term: the error of what the network's blocks give in the channels that are left, over
+    the variance of what the teacher's give (`recover.features`; FitNets, Romero et al. 2015, arXiv:1412.6550).
     """
 
     temperature: float = 4.0
     alpha: float = 0.9
+    features: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -36,11 +39,25 @@ class Distill:
             raise UserError(
                 "alpha of distillation must lie in 0..1", where="Distill", value=self.alpha, mend="give alpha=0.9"
             )
+        if not 0 <= self.features < math.inf:
+            raise UserError(
+                "the weight of the features must be 0 or more",
+                where="Distill",
+                value=self.features,
+                mend="give features=1",
+            )
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """One training run. ``lr`` is the peak; weight decay spares norms and biases; ``clip_norm`` None: no clip."""
+    """One training run. ``lr`` is the peak; weight decay spares norms and biases; ``clip_norm`` None: no clip.
+
+    The schedule ``step`` multiplies the rate by ``gamma`` at each of ``milestones``, shares of the whole run.
+
+    Without ``patience`` all epochs are trained and the last one's weights count. With it training stops once so
+    many epochs in a row have not raised the best metric on the validation data by more than ``min_delta`` (in the
+    metric's unit), and the best epoch's weights count, also where nothing was stopped (Prechelt 1998).
+    """
 
     epochs: int
     lr: float = 0.05
@@ -53,6 +70,10 @@ class FitConfig:
     label_smoothing: float = 0.0
     seed: int = 0
     distill: Distill | None = None
+    gamma: float = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    patience: int | None = None
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, get_args(Optimizer))
@@ -63,12 +84,16 @@ class FitConfig:
             ("weight_decay", 0, math.inf),
             ("warmup_epochs", 0, math.inf),
             ("label_smoothing", 0, 1),
+            ("gamma", 0, 1),
+            ("min_delta", 0, math.inf),
+            ("patience", 1, math.inf),
         ):
-            if not low <= getattr(self, name) <= high:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 raise UserError(
                     f"{name} must be {_range(low, high)}",
                     where="FitConfig",
-                    value=getattr(self, name),
+                    value=value,
                     mend=f"give another {name}, or leave it out",
                 )
         if not 0 < self.lr < math.inf:
@@ -79,6 +104,20 @@ class FitConfig:
                 where="FitConfig",
                 value=self.clip_norm,
                 mend="give clip_norm=5",
+            )
+        if not all(0 < share < 1 for share in self.milestones):
+            raise UserError(
+                "milestones are shares of the run, above 0 and below 1",
+                where="FitConfig",
+                value=self.milestones,
+                mend="give milestones=(0.5, 0.75)",
+            )
+        if self.min_delta and self.patience is None:
+            raise UserError(
+                "min_delta does nothing without early stopping",
+                where="FitConfig",
+                value=self.min_delta,
+                mend="give patience=5 with it, or leave it out",
             )
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
@@ -93,8 +132,12 @@ class FitConfig:
         if self.schedule == "cosine":  # Loshchilov, Hutter 2017, arXiv:1608.03983, without restarts
             return self.lr * (1 + math.cos(math.pi * done)) / 2
         if self.schedule == "step":  # He et al. 2015, section 4.2: a tenth at 50 % and again at 75 %
-            return self.lr * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
+            return self.lr * math.prod(self.gamma for share in self.milestones if step >= share * total)
         return self.lr
+
+    def improves(self, metric: float, best: float | None) -> bool:
+        """Whether an epoch with this metric is the one to go back to."""
+        return best is None or metric > best + self.min_delta
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,7 +166,8 @@ class EpochRecord:
     """One epoch: mean losses per example, the task's metric, seconds of wall time (training and validation).
 
     ``train_metric`` is counted during training (augmented data, weights on the move); None where the task
-    brings an ``evaluate`` of its own.
+    brings an ``evaluate`` of its own. ``improved``, only with early stopping: the metric is the best so far, by
+    ``min_delta``; the last such epoch is the one whose weights count.
     """
 
     epoch: int
@@ -132,6 +176,7 @@ class EpochRecord:
     val_metric: float
     train_metric: float | None
     seconds: float
+    improved: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

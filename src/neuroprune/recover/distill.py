@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,9 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.graph.calls import tensors_in
-from neuroprune.pruning.bypass import is_inside
 from neuroprune.pruning.plan import Plan
-from neuroprune.recover.blocks import as_cut, blocks_of, inside, kept_rows, watched
-from neuroprune.recover.replay import Forward, Replay
-from neuroprune.recover.sites import find_sites
+from neuroprune.recover.features import Features
+from neuroprune.recover.replay import Forward
 
 
 @dataclass(frozen=True)
@@ -90,27 +87,14 @@ class _Pair:
     """The dense network and the one that learns, on one batch after another."""
 
     def __init__(
-        self, dense: nn.Module, model: nn.Module, plan: Plan, forward: Forward, batch: Any, features: float
+        self, dense: nn.Module, model: nn.Module, plan: Plan, forward: Forward, batch: Any, weight: float
     ) -> None:
-        self.nets, self.forward, self.features = (dense, model), forward, features
-        sites = find_sites(dense, lambda net: forward(net, batch))
-        names = blocks_of(sites, Replay(dense, forward, [batch])) if features else []
-        names = [name for name in names if not is_inside(name, plan.bypassed)]
-        layers = [site.layer for site in sites]
-        self.kept = {name: kept_rows(dense, plan, inside(layers, name)) for name in names}
-        self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        self.nets, self.forward, self.weight = (dense, model), forward, weight
+        self.features = Features(dense, model, plan, forward, batch) if weight else None
         self.scales: list[float] | None = None  # of outputs and blocks, on the first batch
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for net, seen in zip(self.nets, self.seen, strict=True):
-
-                def saw(name: str, args: Any, kwargs: Any, output: Any, seen: dict[str, Tensor] = seen) -> None:
-                    seen[name] = output.clone()  # what the model later writes into it must not reach us
-
-                stack.enter_context(watched(dict(net.named_modules()), list(self.kept), saw))
-            yield
+    def watched(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.features is None else self.features.watched()
 
     def missed(self, batch: Any) -> tuple[float, Tensor]:
         """The error of the outputs, and what is to be made small."""
@@ -118,20 +102,14 @@ class _Pair:
         with evaluation(dense):
             wanted = floating(self.forward(dense, batch))
         given = floating(self.forward(model, batch))
-        values = [*zip(given, wanted, strict=True), *self._blocks()]
+        blocks = [] if self.features is None else self.features.pairs()
+        values = [*zip(given, wanted, strict=True), *blocks]
         if self.scales is None:
             self.scales = [float(target.var().clamp_min(1e-30)) for _, target in values]
         errors = [functional.mse_loss(a, b) / s for (a, b), s in zip(values, self.scales, strict=True)]
         outputs, inner = torch.stack(errors[: len(given)]).mean(), errors[len(given) :]
-        loss = outputs + self.features * torch.stack(inner).mean() if inner else outputs
+        loss = outputs + self.weight * torch.stack(inner).mean() if inner else outputs
         return float(outputs.detach()), loss
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        theirs, ours = self.seen
-        for name, kept in self.kept.items():
-            target = as_cut(theirs[name], ours[name].shape, kept)
-            if target is not None:
-                yield ours[name], target
 
 
 def rate(step: int, steps: int) -> float:

@@ -6,17 +6,22 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
-from neuroprune.recover.checkpoint import Checkpoint, run_identity
+from neuroprune.pruning.plan import Plan
+from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
-from neuroprune.recover.hooks import Hook
+from neuroprune.recover.features import Features, matched
+from neuroprune.recover.hooks import HeldMasks, Hook
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
@@ -30,6 +35,7 @@ def fit(
     config: FitConfig,
     *,
     teacher: nn.Module | None = None,
+    plan: Plan | None = None,
     after_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
     checkpoint: Path | None = None,
@@ -40,31 +46,56 @@ def fit(
 
     >>> records = fit(model, task, FitConfig(epochs=8, lr=0.1))                           # doctest: +SKIP
 
-    ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none.
+    ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none; ``plan``
+    is what made ``model`` of it, for ``Distill.features``.
     ``after_step`` runs after each optimizer step; masks apply themselves again there. ``hook``: what changes the
     network as it trains (`hooks.Hook`); its state goes into the checkpoint. ``checkpoint`` is a folder: the state
     after each epoch replaces the last one there, and a run that finds its own checkpoint goes on from it. All
     randomness of an epoch derives from (seed, epoch) and the global generators are put back at the end, so an
     interrupted run ends with the same bits as a whole one at the same number of threads. ``progress`` is started
-    and advanced per batch, not finished. Frozen parameters stay as they are, unless all are frozen: then all are
-    trained, and frozen again.
+    and advanced per batch, not finished. Frozen parameters stay as they are, and so do the statistics of a batch
+    norm whose parameters are frozen; where all are frozen, all are trained, and frozen again. The last epoch's
+    weights count; with ``config.patience`` the best one's do, and the records end where training stopped.
 
-    Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
-    or labels that are lacking, and for a checkpoint folder of another run.
+    Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher, labels
+    or features that are lacking, and for a checkpoint folder of another run.
     """
-    identity = {} if checkpoint is None else run_identity(model, task, config, teacher, hook)
-    store = None if checkpoint is None else Checkpoint(checkpoint, identity)
-    with gradients(model), _training(model, teacher):
-        run = _Run(model, task, config, teacher, after_step, progress or SilentProgress(), hook)
-        records = [] if store is None else store.restore(model, run.optimizer, hook)
-        if hook is not None and not records:
+    store = Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan, hook)) if checkpoint else None
+    _check_hook(hook, config)
+    features = _features(model, task, config, teacher, plan)
+    with gradients(model), _training(model, teacher), features.watched() if features else nullcontext():
+        objective = Objective(task, config, teacher, features)
+        run = _Run(model, task, config, objective, after_step, progress or SilentProgress(), hook)
+        if store is not None:
+            run.records, run.best = store.restore(model, run.optimizer, hook)
+        if hook is not None and not run.records:
             hook.start(config.epochs * run.steps)
-        run.progress.start(title, (config.epochs - len(records)) * run.steps)
-        for epoch in range(len(records) + 1, config.epochs + 1):
-            records.append(run.epoch(epoch))
+        run.progress.start(title, (config.epochs - len(run.records)) * run.steps)
+        while not run.finished:
+            run.advance()
             if store is not None:
-                store.save(model, run.optimizer, records, hook)
-    return records
+                store.save(model, run.optimizer, run.records, run.best, hook)
+        if run.best is not None:
+            put_back(model, run.best)
+    return run.records
+
+
+def _check_hook(hook: Hook | None, config: FitConfig) -> None:
+    if config.patience is not None and hook is not None and type(hook) is not HeldMasks:
+        raise UserError(
+            "early stopping goes back to the best epoch's weights, and here what is on changes from then on",
+            value=f"patience {config.patience}",
+            mend="leave patience out, or train on afterwards with it",
+        )
+
+
+def _features(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None
+) -> Features | None:
+    """What is compared beside the outputs; None where it has no weight."""
+    if teacher is None or config.distill is None or not config.distill.features:
+        return None
+    return matched(teacher, model, plan, task.forward, next(iter(task.train.epoch(None))))
 
 
 @contextlib.contextmanager
@@ -91,17 +122,35 @@ class _Run:
         model: nn.Module,
         task: Task,
         config: FitConfig,
-        teacher: nn.Module | None,
+        objective: Objective,
         after_step: Callable[[], None] | None,
         progress: Progress,
         hook: Hook | None,
     ) -> None:
-        self.model, self.task, self.config = model, task, config
+        self.model, self.task, self.config, self.objective = model, task, config, objective
         self.after_step, self.progress, self.hook = after_step, progress, hook
-        self.objective = Objective(task, config, teacher)
         self.optimizer = make_optimizer(model, config)
         self.steps = len(task.train)
         self.note = ""
+        self.records: list[EpochRecord] = []
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch, with early stopping
+
+    @property
+    def finished(self) -> bool:
+        """Read off the records alone, so that a resumed run stops where a whole one does."""
+        done, patience = len(self.records), self.config.patience
+        if done >= self.config.epochs or patience is None:
+            return done >= self.config.epochs
+        return done >= patience and not any(record.improved for record in self.records[-patience:])
+
+    def advance(self) -> None:
+        """One more epoch; its weights are kept where they are the best so far."""
+        record = self.epoch(len(self.records) + 1)
+        if self.config.patience is not None:
+            tops = [r.val_metric for r in self.records if r.improved]
+            record = replace(record, improved=self.config.improves(record.val_metric, tops[-1] if tops else None))
+            self.best = weights_of(self.model) if record.improved else self.best
+        self.records.append(record)
 
     def epoch(self, epoch: int) -> EpochRecord:
         began = time.perf_counter()
@@ -114,7 +163,7 @@ class _Run:
     def _train(self, epoch: int) -> tuple[float, float | None]:
         counts = isinstance(self.task.evaluate, Accuracy) and self.task.has_labels
         total = examples = right = judged = 0.0
-        self.model.train()
+        _train_mode(self.model)
         # rounds of short runs with seeds of their own must not see the same order each time
         batches = self.task.train.epoch(self.config.seed * 100_000 + epoch)
         for index, batch in enumerate(batches):
@@ -177,6 +226,14 @@ class _Run:
         _check_finite(loss, f"validation after epoch {epoch}")
         metric = 100.0 * right / max(judged, 1) if counts else self.task.evaluate(self.model, self.task.val)
         return loss, metric
+
+
+def _train_mode(model: nn.Module) -> None:
+    """But a frozen batch norm goes on to use its statistics: moving ones would change a body that is to stay."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
 
 
 def _check_finite(loss: float, where: str) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from neuroprune.base.errors import UserError
 from neuroprune.recover.config import Distill, FitConfig
+from neuroprune.recover.features import Features
 from neuroprune.tasks.task import Batch, Task, default_loss, logits_of, tensors_in
 
 
@@ -17,10 +18,12 @@ class Objective:
     """``objective(batch, output)`` is the scalar to minimise in training, ``plain`` the one to report.
 
     Raises UserError when distillation lacks its teacher, or when the data has no labels and the teacher
-    is not all there is to learn from.
+    is not all there is to learn from. ``features``: what the last run of the student left there is compared too.
     """
 
-    def __init__(self, task: Task, config: FitConfig, teacher: nn.Module | None) -> None:
+    def __init__(
+        self, task: Task, config: FitConfig, teacher: nn.Module | None, features: Features | None = None
+    ) -> None:
         if config.distill is not None and teacher is None:
             raise UserError("distillation needs a teacher", mend="pass teacher=, or distill=None")
         distill = config.distill or (Distill() if teacher is not None else None)
@@ -29,17 +32,17 @@ class Objective:
                 f"the data of task {task.name!r} has no labels to train on",
                 mend="pass a teacher (label-free distillation), or batches of (x, y)",
             )
-        self.task, self.teacher, self.distill = task, teacher, distill
+        self.task, self.teacher, self.distill, self.features = task, teacher, distill, features
         self.smoothing = config.label_smoothing
 
     def __call__(self, batch: Batch, output: Any) -> Tensor:
         if self.distill is None:
             return self._loss(batch, output)
-        distance = self._distance(batch, output, self.distill.temperature)
+        loss = self._distance(batch, output, self.distill.temperature)
         alpha = self.distill.alpha
-        if alpha == 1 or not self.task.has_labels:
-            return distance
-        return (1 - alpha) * self._loss(batch, output) + alpha * distance
+        if alpha < 1 and self.task.has_labels:
+            loss = (1 - alpha) * self._loss(batch, output) + alpha * loss
+        return loss if self.features is None else loss + self.distill.features * self.features.error()
 
     def plain(self, batch: Batch, output: Any) -> Tensor:
         """The task's own loss where there are labels, else the distance to the teacher."""

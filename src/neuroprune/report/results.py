@@ -41,6 +41,7 @@ class Epoch:
     val_loss: float | None
     val_metric: float | None
     train_metric: float | None
+    improved: bool | None = None  # with early stopping: the last such epoch is the one kept
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Curve:
     label: str
     metric: str
     epochs: tuple[Epoch, ...]
+
+    @property
+    def kept(self) -> Epoch | None:
+        """The epoch whose weights count; None where that is the last one as a matter of course."""
+        return next((epoch for epoch in reversed(self.epochs) if epoch.improved), None)
 
 
 @dataclass(frozen=True)
@@ -261,6 +267,7 @@ def _epoch(r: Reader) -> Epoch:
         r.number("val_loss"),
         r.number("val_metric"),
         r.number("train_metric"),
+        r.flag("improved"),
     )
 
 

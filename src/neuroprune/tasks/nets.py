@@ -123,3 +123,58 @@ def lenet5(*, channels: int = 1, side: int = 28, classes: int = 10) -> nn.Module
         nn.Conv2d(channels, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(),
         nn.Flatten(), nn.Linear(50 * left * left, 500), nn.ReLU(), nn.Linear(500, classes),
     )  # fmt: skip
+
+
+class SignalBlock(nn.Module):
+    """Two convolutions of width 3 around a shortcut, along time: `BasicBlock` for signals.
+
+    [N, inputs, length] -> [N, outputs, length / stride].
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm1d(outputs)
+        self.conv2 = nn.Conv1d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm1d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return functional.relu(y + self.shortcut(x))
+
+
+class SignalResNet(nn.Module):
+    """Stem, three residual stages that double the width and halve the length, mean over time, linear head.
+
+    [N, channels, length] -> [N, classes]; for the bands of a spectrogram, the leads of an ECG, the electrodes of
+    an EEG, the axes of a sensor.
+    """
+
+    def __init__(self, *, width: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv1d(channels, width, 5, 1, 2, bias=False), nn.BatchNorm1d(width), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(
+            SignalBlock(width, width, 2),
+            SignalBlock(width, 2 * width, 2),
+            SignalBlock(2 * width, 4 * width, 2),
+        )
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.stem(x))  # [N, 4 width, length / 8]
+        scores: Tensor = self.head(self.drop(x.mean(dim=2)))
+        return scores
+
+
+def speech_net(width: int = 32, *, channels: int = 40, classes: int = 10) -> nn.Module:
+    """A residual 1-D network, 119 thousand parameters at the default width: [N, 40, length >= 8] -> [N, 10]."""
+    return SignalResNet(width=width, channels=channels, classes=classes)

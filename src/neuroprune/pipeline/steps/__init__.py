@@ -19,6 +19,7 @@ from neuroprune.pipeline.steps import (
     select,
     technique,
     train,
+    transfer,
     validate,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "select",
     "technique",
     "train",
+    "transfer",
     "validate",
 ]

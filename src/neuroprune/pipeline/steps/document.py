@@ -59,9 +59,18 @@ def _hyper_parameters(context: Context) -> dict[str, Any]:
     }
     for record in context.finished:
         for key, value in record["options"].items():
-            if key != "stage" and value not in (None, [], ()):
+            if key != "stage" and value not in (None, [], ()) and _counts(record["options"], key):
                 found[f"{record['name']}.{key}"] = value
     return found
+
+
+def _counts(options: dict[str, Any], key: str) -> bool:
+    """Whether the option does anything, as the others of its step are set."""
+    if key in ("gamma", "milestones"):
+        return options.get("schedule") == "step"
+    if key in ("temperature", "alpha", "features"):
+        return bool(options.get("distill", True))
+    return key != "min_delta" or options.get("patience") is not None
 
 
 def _figures(context: Context, final: dict[str, Any]) -> dict[str, dict[str, Any]]:

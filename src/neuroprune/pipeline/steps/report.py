@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from neuroprune.base.files import write_text
@@ -46,7 +47,9 @@ def _artifact(context: Context, results: dict[str, Any]) -> None:
         context.folder.artifact,
         model=context.model,
         plan=cut or Plan.identity(context.dense),
-        dense_spec=ModelSpec() if spec is None else ModelSpec(spec.spec, spec.kwargs),
+        dense_spec=replace(
+            ModelSpec() if spec is None else ModelSpec(spec.spec, spec.kwargs), head=context.facts.get("head")
+        ),
         example_inputs=context.task.example_inputs,
         files={**shipped, "report.html": context.folder.report},
         measurements={key: results[key] for key in ("created", "machine", "verdict", "table", "variants")},

@@ -7,7 +7,7 @@ import copy
 from neuroprune.base.files import save_tensors
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, step
-from neuroprune.pipeline.training import FitOptions, fit_in
+from neuroprune.pipeline.training import FitOptions, fit_in, how_long
 
 
 class TrainConfig(FitOptions):
@@ -31,7 +31,7 @@ def train(context: Context, config: TrainConfig) -> Outcome:
     value = context.task.evaluate(context.model, context.task.val)
     unit = context.task.metric_unit
     return Outcome(
-        f"{config.epochs} epochs, {context.task.metric} {value:.2f} {unit} on val".rstrip(),
+        f"{how_long(curves, config.epochs)}, {context.task.metric} {value:.2f} {unit} on val".rstrip(),
         facts={"dense_metric": value},
         pieces={"curves": curves},
         files=(INITIAL,),

@@ -65,9 +65,18 @@ def _chart(id: str, name: str, run: list[Curve], train: list[float | None], val:
             shapes=_borders(run),
         ),
         alt=_spoken(name, run, train, val),
-        caption=f"{name.capitalize()} per epoch" + ("; thin lines part the runs." if _borders(run) else ""),
+        caption=_caption(name, run),
         height=270,
     )
+
+
+def _caption(name: str, run: list[Curve]) -> str:
+    text = f"{name.capitalize()} per epoch"
+    if _borders(run):
+        text += "; thin lines part the runs"
+    if len(run) == 1 and run[0].kept is not None:
+        text += f"; training could stop early, and the weights of epoch {plain(run[0].kept.epoch)} were kept"
+    return text + ("." if text.count(";") else "")
 
 
 def _positions(run: list[Curve]) -> list[float | None]:
@@ -117,9 +126,14 @@ def _table(run: list[Curve]) -> Table:
     return Table(
         f"Figures per epoch: {_title(run)}",
         (text_column("Run"), *numbers) if several else numbers,
-        [((curve.label,) if several else ()) + _cells(epoch) for curve in run for epoch in curve.epochs],
+        [
+            ((curve.label,) if several else ()) + _cells(epoch, epoch is curve.kept)
+            for curve in run
+            for epoch in curve.epochs
+        ],
     )
 
 
-def _cells(e: Epoch) -> tuple[str, ...]:
-    return tuple(plain(v) for v in (e.epoch, e.train_loss, e.val_loss, e.train_metric, e.val_metric))
+def _cells(e: Epoch, kept: bool) -> tuple[str, ...]:
+    figures = tuple(plain(v) for v in (e.train_loss, e.val_loss, e.train_metric, e.val_metric))
+    return (f"{plain(e.epoch)} (kept)" if kept else plain(e.epoch), *figures)

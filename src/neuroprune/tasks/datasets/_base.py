@@ -13,7 +13,7 @@ from neuroprune.tasks.task import Task
 class DataOptions:
     """``resize``: side of the square images, None keeps their size; ``limit``: at most so many examples of
     each half (train, test) of the source, stratified by class; without ``labels`` the data need have none (a
-    plain folder of images, an array x alone)."""
+    plain folder of images, an array x alone). ``load_task`` itself picks classes."""
 
     seed: int = 0
     batch_size: int = 64
