@@ -23,28 +23,14 @@ from torch import Tensor, nn
 from neuroprune.base.files import write_json
 from neuroprune.devices.facts import machine_facts
 from neuroprune.pruning.masks import Masks
+from neuroprune.tasks.nets import lenet5, lenet_300_100
 
 OUT = RESULTS / "mask_overhead.json"
 
 
-def lenet_300_100() -> nn.Module:
-    """LeCun et al. 1998."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
-    )
-
-
-def lenet_5() -> nn.Module:
-    """As the pruning literature has it (Caffe's): two convolutions, two linear layers, 431 thousand parameters."""
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
-    )  # fmt: skip
-
-
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet-300-100": (lenet_300_100, (1, 28, 28)),
-    "LeNet-5": (lenet_5, (1, 28, 28)),
+    "LeNet-5": (lenet5, (1, 28, 28)),
     "ResNet-20": (lambda: CifarResNet(20), (3, 32, 32)),
 }
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuroprune.tasks.nets import digits_resnet, signal_net, tiny_resnet
+from neuroprune.tasks.nets import digits_resnet, lenet5, lenet_300_100, signal_net, tiny_resnet
 
 
 def _size(model: nn.Module) -> int:
@@ -44,3 +44,15 @@ def test_signal_net() -> None:
     assert _size(signal_net()) < 8_000
     for length in (8, 63, 128):
         assert signal_net(channels=2)(torch.randn(3, 2, length)).shape == (3, 4)
+
+
+def test_lenet_300_100() -> None:
+    assert _size(lenet_300_100()) == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10 == 266_610
+    assert lenet_300_100()(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert lenet_300_100(64, classes=3)(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_lenet5() -> None:
+    assert _size(lenet5()) == 520 + 25_050 + 400_500 + 5_010 == 431_080
+    for side in (16, 17, 28, 32):
+        assert lenet5(channels=3, side=side, classes=4)(torch.randn(2, 3, side, side)).shape == (2, 4)

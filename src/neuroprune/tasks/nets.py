@@ -101,3 +101,25 @@ class SignalNet(nn.Module):
 def signal_net(width: int = 8, *, channels: int = 1, classes: int = 4) -> nn.Module:
     """A small 1-D convolutional network: [N, channels, length >= 8] -> [N, classes]."""
     return SignalNet(width=width, channels=channels, classes=classes)
+
+
+def lenet_300_100(inputs: int = 784, *, classes: int = 10) -> nn.Module:
+    """LeCun et al. 1998: two hidden layers, 266,610 parameters at 784 inputs (28x28 pixels of one channel).
+
+    [N, ...] with ``inputs`` values per example -> [N, classes].
+    """
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes)
+    )
+
+
+def lenet5(*, channels: int = 1, side: int = 28, classes: int = 10) -> nn.Module:
+    """LeNet-5 as the pruning literature has it (Caffe's, Han et al. 2015): 431,080 parameters at the defaults.
+
+    [N, channels, side, side] -> [N, classes]; ``side`` is 16 or more.
+    """
+    left = ((side - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(50 * left * left, 500), nn.ReLU(), nn.Linear(500, classes),
+    )  # fmt: skip
