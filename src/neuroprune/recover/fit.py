@@ -31,6 +31,7 @@ def fit(
     teacher: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
+    until: int | None = None,
     progress: Progress | None = None,
     title: str = "training",
 ) -> list[EpochRecord]:
@@ -41,10 +42,11 @@ def fit(
     ``teacher`` (left as it is) turns on distillation, with ``Distill()`` where the config names none.
     ``after_step`` runs after each optimizer step; masks apply themselves again there. ``checkpoint`` is a
     folder: the state after each epoch replaces the last one there, and a run that finds its own
-    checkpoint goes on from it. All randomness of an epoch derives from (seed, epoch) and the global
-    generators are put back at the end, so an interrupted run ends with the same bits as a whole one at
-    the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen parameters
-    stay as they are, unless all are frozen: then all are trained, and frozen again.
+    checkpoint goes on from it. ``until``: stop after this epoch, as if interrupted there. All randomness of an
+    epoch derives from (seed, epoch) and the global generators are put back at the end, so an interrupted run
+    ends with the same bits as a whole one at the same number of threads. ``progress`` is started and advanced
+    per batch, not finished. Frozen parameters stay as they are, unless all are frozen: then all are trained, and
+    frozen again.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher
     or labels that are lacking, and for a checkpoint folder of another run.
@@ -53,8 +55,9 @@ def fit(
     with gradients(model), _training(model, teacher):
         run = _Run(model, task, config, teacher, after_step, progress or SilentProgress())
         records = [] if store is None else store.restore(model, run.optimizer)
-        run.progress.start(title, (config.epochs - len(records)) * run.steps)
-        for epoch in range(len(records) + 1, config.epochs + 1):
+        last = config.epochs if until is None else min(until, config.epochs)
+        run.progress.start(title, max(last - len(records), 0) * run.steps)
+        for epoch in range(len(records) + 1, last + 1):
             records.append(run.epoch(epoch))
             if store is not None:
                 store.save(model, run.optimizer, records)
