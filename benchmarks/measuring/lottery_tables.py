@@ -1,0 +1,12 @@
+"""Tables of docs/lottery.md out of the records."""
+
+from __future__ import annotations
+
+from measuring.records import RESULTS
+
+DATA = ("digits", "mnist")
+SEEDS = (0, 1, 2)
+#: at which tickets have controls
+ROUNDS = (2, 4, 6, 8, 10)
+KEY = ("data", "rewind", "seed", "kind", "round")
+FILE = RESULTS / "lottery.jsonl"
