@@ -90,12 +90,13 @@ class _Search:
         self.model, self.task, self.config, self.folder = model, task, config, folder
         self.progress, self.after = progress, after
         self.initial = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
-        _check_same_search(folder, config, self.initial)
         self.identity = run_identity(model, task, config.fit, None)
         self.units = trace(model, task.example_inputs) if config.granularity == "filter" else None
         if self.units is not None:
             self.units = provable(model, self.units, task.example_inputs)
         self.masks = Masks.for_weights(model) if self.units is None else Masks.for_units(model, self.units)
+        _check_prunable(config, list(self.masks.masks))
+        _check_same_search(folder, config, self.initial)
         self.history: list[dict[str, Tensor]] = [self._bits()]  # of each round, as booleans
         self.plans: list[Plan | None] = [None]
         self.records: list[TicketRecord] = []
@@ -288,18 +289,24 @@ def _check_same_search(folder: Path, config: LotteryConfig, initial: Tensors) ->
         )
 
 
+def _check_prunable(config: LotteryConfig, names: list[str]) -> None:
+    if not names:
+        what = "weights of two dimensions or more" if config.granularity == "weight" else "units that can go"
+        raise UserError(f"the network has no {what}", mend="give a network with a linear layer or a convolution")
+    for pattern in config.rates:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise UserError(f"rates: {pattern!r} matches nothing", mend=f"weight tensors: {', '.join(names)}")
+
+
 def _pools(sizes: Mapping[str, int], config: LotteryConfig, number: int) -> list[Pool]:
     """Which tensors are compared with each other in this round, and how many of their weights stay.
 
-    Raises UserError when the criterion scores none, or a pattern of ``rates`` matches none.
+    Raises UserError when the criterion scores none.
     """
     if not sizes:
         raise UserError(
             f"the criterion {config.criterion!r} finds no weights to score", mend="use l1, l2 or activation"
         )
-    for pattern in config.rates:
-        if not any(fnmatch(name, pattern) for name in sizes):
-            raise UserError(f"rates: {pattern!r} matches nothing", mend=f"weight tensors: {', '.join(sizes)}")
     rates = {name: rate for pattern, rate in config.rates.items() for name in sizes if fnmatch(name, pattern)}
     own = [name for name in sizes if config.scope == "local" or name in rates]
     fractions = {name: config.fraction * rates.get(name, 1.0) for name in own}

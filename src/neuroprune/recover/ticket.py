@@ -80,9 +80,11 @@ class LotteryConfig:
             _within("control_rounds", number, 1 <= number <= self.rounds, f"rounds are 1..{self.rounds}")
 
     def _check_criterion(self) -> None:
-        if self.granularity == "weight" and CRITERIA.get(self.criterion).saliency is None:
+        rule = CRITERIA.get(self.criterion)
+        if self.granularity == "weight" and (rule.saliency is None or rule.looks == "scales"):
+            scored = "whole units" if rule.saliency is None else "batch norms"
             raise UserError(
-                f"the criterion {self.criterion!r} scores whole units, not single weights",
+                f"the criterion {self.criterion!r} scores {scored}, not single weights",
                 where="LotteryConfig",
                 mend="use l1, l2 or activation, or granularity='filter'",
             )
