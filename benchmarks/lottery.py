@@ -3,8 +3,9 @@
     python benchmarks/lottery.py [--data digits mnist] [--rewind init epoch lr] [--seeds 0 1 2]
     python benchmarks/tables.py                            # docs/lottery.md from the records
 
-LeNet-300-100 (64 inputs for digits), magnitude, each layer by itself and the output layer at half the rate. AdamW without weight decay, cosine schedule, no augmentation. A seed sets the initial weights,
-the order of the batches, and the split. The ticket is chosen on validation; every network is tested once, and
+LeNet-300-100 (64 inputs for digits), magnitude, each layer by itself and the output layer at half the rate.
+AdamW without weight decay, cosine schedule, no augmentation. A seed sets the initial weights, the order of the
+batches, and the split. The ticket is chosen on validation; every network is tested once, and
 nothing follows from it. One process, one thread; one line of JSON for each training in
 benchmarks/results/lottery.jsonl; searches that are there already are left out.
 """

@@ -146,6 +146,9 @@ def save_step(
     if after.weights != before.weights:
         save_tensors(folder / "weights.safetensors", context.model.state_dict())
     new_cut = context.is_cut and not before.is_cut
+    new_dense = context.dense is not before.dense
+    if new_dense and state_digest(context.dense.state_dict()) != after.weights:
+        save_tensors(folder / "dense.safetensors", context.dense.state_dict())
     if context.plan is not None and (new_cut or context.plan is not before.plan):
         context.plan.save(folder / "plan.json")
     if context.masks is not None and after.masks != before.masks:
@@ -160,7 +163,7 @@ def save_step(
         "pieces": outcome.pieces,
         "files": list(outcome.files),
         "granularity": context.granularity,
-        "new_dense": context.dense is not before.dense,
+        "new_dense": new_dense,
         "new_cut": new_cut,
     }
     # in its own order (tables of the report keep theirs), and read back: a resumed run sees the same values
@@ -187,4 +190,6 @@ def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None
         context.scores = {name: s.numpy() for name, s in scores.items()}
     if record["new_dense"]:
         context.dense = copy.deepcopy(context.model)
+        if (folder / "dense.safetensors").exists():
+            context.dense.load_state_dict(load_tensors(folder / "dense.safetensors"))
     context.absorb(record, folder)

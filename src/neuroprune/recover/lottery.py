@@ -107,7 +107,7 @@ class _Search:
             self._prune(number)
             self._train("ticket", number, self._start_of(number))
         chosen, reached = self._choose(dense)
-        for number in self.config.control_rounds or (chosen,):
+        for number in sorted({*self.config.control_rounds, chosen}):
             for control in self.config.controls:
                 self._control(control, number)
         self._wear(self.history[chosen])

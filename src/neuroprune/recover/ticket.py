@@ -44,7 +44,7 @@ class LotteryConfig:
     ``granularity="filter"``: whole units go, and a ticket can be cut.
 
     ``tolerance``: the sparsest ticket whose metric on validation is no more than this under the dense network's
-    is chosen. ``controls`` at ``control_rounds`` (none: the chosen one): ``reinit``, the ticket's mask over
+    is chosen. ``controls`` at ``control_rounds`` and the chosen one: ``reinit``, the ticket's mask over
     other initial weights (each tensor's own, permuted); ``random_mask``, as many weights of each tensor, drawn
     at random; ``dense``, the network without masks trained as often (another training for ``lr`` alone).
     """
