@@ -10,10 +10,11 @@ from measuring.records import RESULTS, Record, Records
 from measuring.summary import NOTHING, table
 from neuroprune.report.wording import percent
 
-DATA = ("digits", "mnist")
+#: digits-slow: smaller rounds and longer training
+DATA = ("digits", "digits-slow", "mnist")
 SEEDS = (0, 1, 2)
 #: the rounds whose sparsities are shown, and at which tickets have controls
-ROUNDS = {"digits": (2, 4, 6, 8, 10), "mnist": (1, 2, 3, 4, 5)}
+ROUNDS = {"digits": (2, 4, 6, 8, 10), "digits-slow": (3, 5, 7, 9, 11), "mnist": (1, 2, 3, 4, 5)}
 KEY = ("data", "rewind", "seed", "kind", "round")
 FILE = RESULTS / "lottery.jsonl"
 #: column -> the kind of network, and the rewinding of the search it is from
