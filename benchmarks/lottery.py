@@ -3,11 +3,11 @@
     python benchmarks/lottery.py [--data digits mnist] [--rewind init epoch lr] [--seeds 0 1 2]
     python benchmarks/tables.py                            # docs/lottery.md from the records
 
-LeNet-300-100 (64 inputs for digits), magnitude, each layer by itself and the output layer at half the rate.
-AdamW without weight decay, cosine schedule, no augmentation. A seed sets the initial weights, the order of the
-batches, and the split. The ticket is chosen on validation; every network is tested once, and
-nothing follows from it. One process, one thread; one line of JSON for each training in
-benchmarks/results/lottery.jsonl; searches that are there already are left out.
+LeNet-300-100 (64 inputs for digits), magnitude, each layer by itself and the output layer at half the rate;
+``digits-slow`` has smaller rounds and twice the training. AdamW without weight decay, cosine schedule, no
+augmentation. A seed sets the initial weights, the order of the batches, and the split. The ticket is chosen on
+validation; every network is tested once, and nothing follows from it. One process, one thread; one
+line of JSON for each training in benchmarks/results/lottery.jsonl; searches that are there already are left out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRAINING["digits-slow"] = replace(TRAINING["digits"], epochs=40)
 #: a fifth in eleven rounds for digits-slow
 FRACTION = {"digits": 0.33, "digits-slow": 0.2, "mnist": 0.54}
 REWINDS: dict[Rewind, int] = {"init": 0, "epoch": 1, "lr": 0}
-#: those of the others are fewer, for want of time; lr has none that start anew, because they would be those of init
+#: fewer where time is short; lr has none that start anew, because they would be those of init
 CONTROLS: dict[tuple[str, str], tuple[Control, ...]] = {
     ("digits", "init"): ("reinit", "random_mask"),
     ("digits", "epoch"): ("reinit", "random_mask"),

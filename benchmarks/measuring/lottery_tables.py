@@ -37,16 +37,15 @@ def by_sparsity(name: str, records: Sequence[Record]) -> str:
     if not mine:
         return NOTHING
     dense = _spread(r["test"] for r in mine if (r["kind"], r["rewind"], r["round"]) == ("dense", "init", 0))
+    columns = {words: [r for r in mine if (r["kind"], r["rewind"]) == column] for words, column in COLUMNS.items()}
+    columns = {words: found for words, found in columns.items() if any(r["round"] for r in found)}
     rows = []
     for number in ROUNDS[name]:
         level = next((r["sparsity"] for r in mine if (r["kind"], r["round"]) == ("ticket", number)), None)
-        cells = [
-            _spread(r["test"] for r in mine if (r["kind"], r["rewind"], r["round"]) == (kind, rewind, number))
-            for kind, rewind in COLUMNS.values()
-        ]
+        cells = [_spread(r["test"] for r in found if r["round"] == number) for found in columns.values()]
         rows.append([percent(level), *cells])
     lines = f"Dense: {dense} % of the test images. Weights off, and accuracy in %:"
-    return f"{lines}\n\n{table(['off', *COLUMNS], rows)}"
+    return f"{lines}\n\n{table(['off', *columns], rows)}"
 
 
 def chosen(records: Sequence[Record]) -> str:
@@ -132,6 +131,7 @@ def _all() -> list[Record]:
 
 TABLES = {
     "lottery-digits": lambda: by_sparsity("digits", _all()),
+    "lottery-digits-slow": lambda: by_sparsity("digits-slow", _all()),
     "lottery-mnist": lambda: by_sparsity("mnist", _all()),
     "lottery-chosen": lambda: chosen(_all()),
     "lottery-differences": lambda: differences(_all()),

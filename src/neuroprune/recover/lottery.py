@@ -17,13 +17,13 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.files import read_json, write_json
 from neuroprune.base.modes import gradients
 from neuroprune.base.progress import Progress
-from neuroprune.graph.trace import trace
+from neuroprune.graph.trace import Trace, trace
 from neuroprune.pruning.allocate import allocate
 from neuroprune.pruning.criteria import CRITERIA
 from neuroprune.pruning.cut import provable
 from neuroprune.pruning.masks import Masks
 from neuroprune.pruning.plan import Plan
-from neuroprune.pruning.score import gather, saliencies, score
+from neuroprune.pruning.score import Scores, gather, saliencies, score
 from neuroprune.pruning.tensors import named_tensors
 from neuroprune.pruning.thinning import Pool, kept_after, thinned
 from neuroprune.recover.checkpoint import Checkpoint, run_identity
@@ -131,11 +131,12 @@ class _Search:
         rewound, epoch = self._store("rewind"), self.config.rewind_epoch
         put(self.model, self.initial)
         if epoch and not rewound.started:
-            folder = self._store("dense", 0).folder
-            records = fit(self.model, self.task, self.config.fit, checkpoint=folder, until=epoch)
-            optimizer = make_optimizer(self.model, self.config.fit)
-            self._store("dense", 0).restore(self.model, optimizer)
-            rewound.save(self.model, optimizer, records)
+            store, optimizer = self._store("dense", 0), make_optimizer(self.model, self.config.fit)
+            fit(
+                self.model, self.task, self.config.fit, checkpoint=store.folder, until=epoch,
+                progress=self.progress, title="dense training",
+            )  # fmt: skip
+            rewound.save(self.model, optimizer, store.restore(self.model, optimizer))
         return self._train("dense", 0, self.initial, epoch=0).metric
 
     def _train(self, kind: Kind, number: int, source: Tensors, epoch: int | None = None) -> TicketRecord:
@@ -169,7 +170,9 @@ class _Search:
         store.save(self.model, optimizer, records)
 
     def _finished(self, kind: Kind, number: int, history: list[EpochRecord]) -> TicketRecord:
-        single = tuple(name for name, mask in self.masks.masks.items() if mask.numel() > 1 and mask.sum() == 1)
+        single = tuple(
+            name for name, mask in self.masks.masks.items() if mask.numel() > 1 and mask.count_nonzero() == 1
+        )
         sparsity = self.masks.sparsity()
         record = TicketRecord(kind, number, sparsity, history[-1].val_metric, tuple(history), single)
         self.records.append(record)
@@ -190,22 +193,25 @@ class _Search:
         statistics = gather(
             self.model, config.criterion, batches, self.task.forward, self.task.loss, trace=self.units
         )
-        plan = None
         if self.units is None:
             found = saliencies(self.model, CRITERIA.get(config.criterion), statistics, seed)
             pools = _pools({n: m.numel() for n, m in self.masks.masks.items() if n in found}, config, number)
             self._wear(thinned(self.masks.masks, found, pools))
+            self.plans.append(None)
         else:
             scores = score(self.model, self.units, config.criterion, statistics, seed=seed)
-            for name, units in self.masks.off.items():
-                scores[name][list(units)] = -1.0  # what is off goes first
-            gone = 1 - (1 - config.fraction) ** number
-            plan = allocate(
-                self.model, self.units, scores, gone, scope=config.scope, criterion=config.criterion,
-                constraint=f"fraction={gone:.4g}",
-            )  # fmt: skip
-            self.masks.switch_units(self.units, {d.group: d.removed for d in plan.decisions})
+            self._prune_units(self.units, scores, number)
         self.history.append(self._bits())
+
+    def _prune_units(self, units: Trace, scores: Scores, number: int) -> None:
+        for name, off in self.masks.off.items():
+            scores[name][list(off)] = -1.0  # what is off goes first
+        gone = 1 - (1 - self.config.fraction) ** number
+        plan = allocate(
+            self.model, units, scores, gone, scope=self.config.scope, criterion=self.config.criterion,
+            constraint=f"fraction={gone:.4g}",
+        )  # fmt: skip
+        self.masks.switch_units(units, {d.group: d.removed for d in plan.decisions})
         self.plans.append(plan)
 
     def _choose(self, dense: float) -> tuple[int, bool]:
