@@ -227,6 +227,25 @@ def test_other_criteria_score_what_was_trained(criterion: str) -> None:
     assert not same(found[0].masks, found[1].masks)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x.view(len(x), 2, 3))[0][:, -1])
+        return y
+
+
+def test_what_a_criterion_cannot_score_stays_whole_and_is_told() -> None:
+    config = LotteryConfig(FIT, rounds=1, fraction=0.5, criterion="activation")
+    ticket = find_ticket(Recurrent(), small_task(), config)
+    assert ticket.unscored == ("body.weight_ih_l0", "body.weight_hh_l0")
+    assert {name: int(mask.sum()) for name, mask in ticket.masks.items()} == {
+        "body.weight_ih_l0": 48, "body.weight_hh_l0": 64, "head.weight": 6,
+    }  # fmt: skip
+
+
 # choosing and controls
 
 

@@ -100,6 +100,7 @@ class _Search:
         self.history: list[dict[str, Tensor]] = [self._bits()]  # of each round, as booleans
         self.plans: list[Plan | None] = [None]
         self.records: list[TicketRecord] = []
+        self.unscored: tuple[str, ...] = ()
 
     def run(self) -> Ticket:
         dense = self._dense()
@@ -124,6 +125,7 @@ class _Search:
             chosen,
             reached,
             self.plans[chosen],
+            self.unscored,
         )
 
     def _dense(self) -> float:
@@ -197,6 +199,7 @@ class _Search:
             found = saliencies(self.model, CRITERIA.get(config.criterion), statistics, seed)
             pools = _pools({n: m.numel() for n, m in self.masks.masks.items() if n in found}, config, number)
             self._wear(thinned(self.masks.masks, found, pools))
+            self.unscored = tuple(name for name in self.masks.masks if name not in found)
             self.plans.append(None)
         else:
             scores = score(self.model, self.units, config.criterion, statistics, seed=seed)

@@ -151,6 +151,7 @@ class Ticket:
 
     ``records``: of all trainings in their order; ``round``: the chosen one; ``reached``: its metric is no more
     than the tolerance under the dense network's. ``plan``: for ``granularity="filter"``, what can be cut.
+    ``unscored``: masked tensors in which the criterion finds nothing to score, and which stay whole.
     """
 
     granularity: Granularity
@@ -161,6 +162,7 @@ class Ticket:
     round: int
     reached: bool
     plan: Plan | None = None
+    unscored: tuple[str, ...] = ()
 
     def record_of(self, kind: Kind, number: int) -> TicketRecord:
         """Raises KeyError where there was no such training."""

@@ -118,6 +118,8 @@ def _notes(context: Context, ticket: Ticket) -> list[str]:
             f"No ticket reached the dense network's {context.task.metric} on val: the best one was taken "
             "(fewer or smaller rounds, longer training, or rewind: lr may find one)."
         )
+    if ticket.unscored:
+        notes.append(f"Whole, because the criterion finds nothing to score there: {', '.join(ticket.unscored)}.")
     if ticket.record.single:
         notes.append(f"Kept at one weight, so that no layer is empty: {', '.join(ticket.record.single)}.")
     return notes
