@@ -44,7 +44,12 @@ def test_what_validation_chose_is_compared_with_the_dense_network_of_its_seed() 
     assert chosen(RECORDS).splitlines()[2] == row + "| +0.00 (-0.50, +0.50) |"
 
 
+def test_a_gap_beyond_the_deviation_of_the_dense_network_does_not_reach_it() -> None:
+    worse = [{**r, "test": r["test"] - 0.5} if r["kind"] == "ticket" else r for r in RECORDS]
+    assert "| 91.0 % | no | -0.75 (-1.00, -0.50)" in differences(worse)  # the dense ones deviate by 0.71
+
+
 def test_differences_at_ninety_per_cent_are_paired() -> None:
     assert differences(RECORDS).splitlines()[2] == (
-        "| mnist | to the beginning | 91.0 % | -0.25 (-0.50, +0.00) |  | +1.25 (+1.50, +1.00) |  |"
+        "| mnist | to the beginning | 91.0 % | yes | -0.25 (-0.50, +0.00) |  | +1.25 (+1.50, +1.00) |  |"
     )

@@ -74,10 +74,20 @@ def differences(records: Sequence[Record]) -> str:
                            if r["round"] == n and r["sparsity"] >= SPARSE), None)  # fmt: skip
             level = [r for r in tickets if r["round"] == number]
             if level:
-                rows.append([name, words, percent(level[0]["sparsity"]), *_gaps(records, level)])
-    head = ["data", "rewinding", "weights off", "ticket over dense", "ticket over dense, trained as often",
-            "ticket over other initial weights", "ticket over random mask"]  # fmt: skip
+                off = percent(level[0]["sparsity"])
+                rows.append([name, words, off, _reaches(records, level), *_gaps(records, level)])
+    head = ["data", "rewinding", "weights off", "reaches dense", "ticket over dense",
+            "ticket over dense, trained as often", "ticket over other initial weights", "ticket over random mask"]  # fmt: skip
     return table(head, rows) if rows else NOTHING
+
+
+def _reaches(records: Sequence[Record], level: Sequence[Record]) -> str:
+    """Whether the mean gap is less than the dense network's own deviation over the seeds."""
+    dense = [_of(records, r, "dense", 0)["test"] for r in level]
+    if len(dense) < 2:
+        return ""
+    gap = statistics.mean(r["test"] - other for r, other in zip(level, dense, strict=True))
+    return "yes" if gap >= -statistics.stdev(dense) else "no"
 
 
 def _gaps(records: Sequence[Record], level: Sequence[Record]) -> list[str]:
