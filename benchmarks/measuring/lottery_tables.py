@@ -27,6 +27,13 @@ COLUMNS = {
     "random mask": ("random_mask", "init"),
 }
 REWINDS = {"init": "to the beginning", "epoch": "to epoch 1", "lr": "of the rate"}
+#: words -> the kind of network, and whether it is the one of the ticket's round
+_RIVALS = {
+    "dense": ("dense", False),
+    "dense, trained as often": ("dense", True),
+    "other initial weights": ("reinit", True),
+    "random mask": ("random_mask", True),
+}
 #: what the issue asks for
 SPARSE = 0.9
 
@@ -76,8 +83,7 @@ def differences(records: Sequence[Record]) -> str:
             if level:
                 off = percent(level[0]["sparsity"])
                 rows.append([name, words, off, _reaches(records, level), *_gaps(records, level)])
-    head = ["data", "rewinding", "weights off", "reaches dense", "ticket over dense",
-            "ticket over dense, trained as often", "ticket over other initial weights", "ticket over random mask"]  # fmt: skip
+    head = ["data", "rewinding", "weights off", "reaches dense", *(f"ticket over {words}" for words in _RIVALS)]
     return table(head, rows) if rows else NOTHING
 
 
@@ -91,10 +97,9 @@ def _reaches(records: Sequence[Record], level: Sequence[Record]) -> str:
 
 
 def _gaps(records: Sequence[Record], level: Sequence[Record]) -> list[str]:
-    number = level[0]["round"]
     cells = []
-    for kind, at in (("dense", 0), ("dense", number), ("reinit", number), ("random_mask", number)):
-        others = [(r, _of(records, r, kind, at)) for r in level]
+    for kind, same_round in _RIVALS.values():
+        others = [(r, _of(records, r, kind, r["round"] if same_round else 0)) for r in level]
         cells.append(_points([r["test"] - other["test"] for r, other in others if other]))
     return cells
 
