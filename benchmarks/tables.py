@@ -16,6 +16,7 @@ from typing import Any
 from measuring import (
     free_summary,
     latency_tables,
+    lottery_tables,
     summary,
     technique_tables,
     transferred,
@@ -33,6 +34,7 @@ DOCUMENTS = (
         for name in (
             "coverage",
             "latency",
+            "lottery",
             "masks",
             "mlperf_tiny",
             "second_order",
@@ -84,6 +86,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,
+    **lottery_tables.TABLES,
     "techniques": technique_tables.techniques,
     "technique-costs": technique_tables.costs,
     "s1": technique_tables.s1,

@@ -252,3 +252,14 @@ def test_kill_nine_and_again(tmp_path: Path) -> None:
     subprocess.run([*command, str(tmp_path / "killed")], check=True)
     whole, killed = (tmp_path / name / "weights.safetensors" for name in ("whole", "killed"))
     assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_until_stops_after_an_epoch_and_the_rest_ends_in_the_same_bits(tmp_path: Path) -> None:
+    config = FitConfig(epochs=3)
+    whole, parts = Net(), Net()
+    expected = fit(whole, _loader_task(), config)
+    for until, epochs in ((0, 0), (2, 2), (1, 2), (9, 3)):
+        records = fit(parts, _loader_task(), config, checkpoint=tmp_path, until=until)
+        assert len(records) == epochs, "what is finished stays finished"
+    assert _figures(records) == _figures(expected)
+    assert _bytes(parts) == _bytes(whole)

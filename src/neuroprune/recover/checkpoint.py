@@ -98,8 +98,23 @@ class Checkpoint:
 
         Raises UserError when the checkpoint is of another run or damaged.
         """
-        if not (self.folder / _INDEX).is_file():
+        if not self.started:
             return [], None
+        index, tensors = self._read()
+        _unpack(tensors, model, optimizer)
+        if hook is not None:
+            own = {name.removeprefix("hook/"): t for name, t in tensors.items() if name.startswith("hook/")}
+            hook.load_state(own)
+        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+        return [EpochRecord(**record) for record in index["records"]], best or None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's tensors by name, after the last finished epoch. Raises UserError as ``restore``."""
+        found = {name.partition("/"): tensor for name, tensor in self._read()[1].items()}
+        # clones: tensors out of a file need not be aligned, and kernels may round otherwise then
+        return {name: tensor.clone() for (kind, _, name), tensor in found.items() if kind == "model"}
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         index = read_json(self.folder / _INDEX)
         self._check_identity(index)
         file = self.folder / str(index["tensors"])
@@ -109,13 +124,12 @@ class Checkpoint:
                 where=str(self.folder),
                 mend="delete this folder to train from the start",
             )
-        tensors = load_tensors(file)
-        _unpack(tensors, model, optimizer)
-        if hook is not None:
-            own = {name.removeprefix("hook/"): t for name, t in tensors.items() if name.startswith("hook/")}
-            hook.load_state(own)
-        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        return [EpochRecord(**record) for record in index["records"]], best or None
+        return index, load_tensors(file)
+
+    @property
+    def started(self) -> bool:
+        """There is a finished epoch to go on from."""
+        return (self.folder / _INDEX).is_file()
 
     def _check_identity(self, index: Any) -> None:
         found = dict(index["identity"]) if isinstance(index, dict) and index.get("schema") == _SCHEMA else {}

@@ -39,6 +39,7 @@ def fit(
     after_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
     checkpoint: Path | None = None,
+    until: int | None = None,
     progress: Progress | None = None,
     title: str = "training",
 ) -> list[EpochRecord]:
@@ -50,12 +51,13 @@ def fit(
     is what made ``model`` of it, for ``Distill.features``.
     ``after_step`` runs after each optimizer step; masks apply themselves again there. ``hook``: what changes the
     network as it trains (`hooks.Hook`); its state goes into the checkpoint. ``checkpoint`` is a folder: the state
-    after each epoch replaces the last one there, and a run that finds its own checkpoint goes on from it. All
-    randomness of an epoch derives from (seed, epoch) and the global generators are put back at the end, so an
-    interrupted run ends with the same bits as a whole one at the same number of threads. ``progress`` is started
-    and advanced per batch, not finished. Frozen parameters stay as they are, and so do the statistics of a batch
-    norm whose parameters are frozen; where all are frozen, all are trained, and frozen again. The last epoch's
-    weights count; with ``config.patience`` the best one's do, and the records end where training stopped.
+    after each epoch replaces the last one there, and a run that finds its own checkpoint goes on from it.
+    ``until``: stop after this epoch, as if interrupted there. All randomness of an epoch derives from (seed,
+    epoch) and the global generators are put back at the end, so an interrupted run ends with the same bits as a
+    whole one at the same number of threads. ``progress`` is started and advanced per batch, not finished. Frozen
+    parameters stay as they are, and so do the statistics of a batch norm whose parameters are frozen; where all
+    are frozen, all are trained, and frozen again. The last epoch's weights count; with ``config.patience`` the
+    best one's do, and the records end where training stopped.
 
     Raises UserError when the loss is no longer finite (epoch, batch and rate are named), for a teacher, labels
     or features that are lacking, and for a checkpoint folder of another run.
@@ -70,12 +72,13 @@ def fit(
             run.records, run.best = store.restore(model, run.optimizer, hook)
         if hook is not None and not run.records:
             hook.start(config.epochs * run.steps)
-        run.progress.start(title, (config.epochs - len(run.records)) * run.steps)
-        while not run.finished:
+        last = config.epochs if until is None else min(until, config.epochs)
+        run.progress.start(title, max(last - len(run.records), 0) * run.steps)
+        while not run.finished and len(run.records) < last:
             run.advance()
             if store is not None:
                 store.save(model, run.optimizer, run.records, run.best, hook)
-        if run.best is not None:
+        if run.best is not None and run.finished:
             put_back(model, run.best)
     return run.records
 

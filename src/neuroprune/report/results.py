@@ -72,6 +72,17 @@ class Round:
 
 
 @dataclass(frozen=True)
+class TicketRow:
+    """One training of a search for lottery tickets; ``kind``: dense, ticket, reinit or random_mask."""
+
+    kind: str
+    round: float | None
+    sparsity: float | None
+    metric: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Layer:
     """``before`` and ``after`` count units (channels, heads) of one tensor."""
 
@@ -180,6 +191,7 @@ class Results:
     table: tuple[Row, ...]
     curves: tuple[Curve, ...]
     rounds: tuple[Round, ...]
+    tickets: tuple[TicketRow, ...]
     layers: tuple[Layer, ...]
     variants: tuple[Variant, ...]
     candidates: tuple[Candidate, ...]
@@ -222,6 +234,7 @@ def read_results(document: object) -> Results:
         table=r.children("table", _row),
         curves=r.children("curves", _curve),
         rounds=r.children("rounds", _round),
+        tickets=r.children("tickets", _ticket),
         layers=r.children("layers", _layer),
         variants=r.children("variants", _variant),
         candidates=r.children("candidates", _candidate),
@@ -287,6 +300,12 @@ def _round(r: Reader) -> Round:
         r.number("cost"),
         r.text("cost_kind"),
         r.number("cost_reward"),
+    )
+
+
+def _ticket(r: Reader) -> TicketRow:
+    return TicketRow(
+        r.text("kind"), r.number("round"), r.number("sparsity"), r.number("metric"), bool(r.flag("chosen"))
     )
 
 
