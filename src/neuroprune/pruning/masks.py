@@ -181,7 +181,7 @@ class Masks:
     def sparsity(self) -> float:
         """Share of the masked tensors' elements that are off, 0..1."""
         total = sum(mask.numel() for mask in self.masks.values())
-        return 1 - sum(float(mask.sum()) for mask in self.masks.values()) / total if total else 0.0
+        return 1 - sum(int(mask.count_nonzero()) for mask in self.masks.values()) / total if total else 0.0
 
     @torch.no_grad()
     def undo(self) -> None:
