@@ -50,7 +50,7 @@ class Context:
     journal: Journal
     task: Task
     model: nn.Module
-    dense: nn.Module  # the control and teacher: the network as loaded, or as `train` left it
+    dense: nn.Module  # the control and teacher: the network as loaded, or as `train` or `lottery` trained it
     plan: Plan | None = None  # what is to be cut, or was cut where ``is_cut``
     masks: dict[str, Tensor] | None = None  # state of prune.masks.Masks
     granularity: Granularity = "filter"  # of the masks
