@@ -71,8 +71,8 @@ def _made(found: Sequence[Record]) -> str:
     cpus = ", ".join(sorted({record["cpu"] for record in found}))
     commits = ", ".join(sorted({str(record["versions"]["commit"]) for record in found}))
     return (
-        f"Test accuracy, mean and standard deviation over {len(first)} seeds, {found[0]['epochs']} epochs each; one "
-        f"of the 359 test images is 0.28 points. On MNIST the dense network had {mnist['dense']} and the pruned "
+        f"Test accuracy, mean and standard deviation over {len(first)} seeds, {found[0]['epochs']} epochs each; "
+        f"one of the 359 test images is 0.28 points. On MNIST the dense network had {mnist['dense']} and the pruned "
         f"one, with {macs:.1f}x fewer MACs, {mnist['pruned']}. {sum(r['cpu_s'] for r in found):.0f} s of CPU time "
         f"on the digits, one thread ({cpus}); neuroprune at {commits}."
     )
