@@ -23,8 +23,8 @@ CHANGED = 0.15
 
 @dataclass(frozen=True)
 class Width:
-    """A group of units. ``kept``: how many may stay, ascending, the last being all ``size``; ``errors[i]``: what the
-    criterion says is lost when its first i units are gone, [size + 1]; empty where nothing is known."""
+    """A group of units. ``kept``: how many may stay, ascending, the last being all ``size``; ``errors[i]``: what
+    the criterion says is lost when its first i units are gone, [size + 1]; empty where nothing is known."""
 
     name: str
     size: int
@@ -34,8 +34,8 @@ class Width:
 
 @dataclass(frozen=True)
 class Point:
-    """One choice. ``shares[n]``: of the units of the space's n-th group that stay, in (0, 1]; ``gone``: blocks that
-    go; ``shrunk``: convolutions whose kernels become 1x1; both sorted."""
+    """One choice. ``shares[n]``: of the units of the space's n-th group that stay, in (0, 1]; ``gone``: blocks
+    that go; ``shrunk``: convolutions whose kernels become 1x1; both sorted."""
 
     shares: tuple[float, ...]
     gone: tuple[str, ...] = ()
