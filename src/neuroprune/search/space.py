@@ -14,6 +14,7 @@ from neuroprune.base.nouns import Budget
 from neuroprune.base.registry import nearest
 from neuroprune.budget.problem import Costs
 from neuroprune.graph.solve import System
+from neuroprune.search.layer_facts import LayerFacts
 
 #: halvings of the factor by which shares are scaled to a budget: far finer than one unit of any group
 HALVINGS = 40
@@ -24,12 +25,14 @@ CHANGED = 0.15
 @dataclass(frozen=True)
 class Width:
     """A group of units. ``kept``: how many may stay, ascending, the last being all ``size``; ``errors[i]``: what
-    the criterion says is lost when its first i units are gone, [size + 1]; empty where nothing is known."""
+    the criterion says is lost when its first i units are gone, [size + 1]; empty where nothing is known.
+    ``layer``: where the units are made."""
 
     name: str
     size: int
     kept: tuple[int, ...]
     errors: tuple[float, ...] = ()
+    layer: LayerFacts = field(default_factory=LayerFacts)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from neuroprune.recover.refit import (
 from neuroprune.recover.replay import Replay
 from neuroprune.recover.statistics import reestimate_batch_norm
 from neuroprune.search.kernels import shrinkable, taps, with_kernels
+from neuroprune.search.layer_facts import layer_facts
 from neuroprune.search.space import Point, Space, Width
 from neuroprune.tasks.batches import batch_length
 
@@ -194,7 +195,8 @@ class Subject:
     def _width(self, group: Group) -> Width:
         removals = allowed_removals(group, self.options.round_to, self.options.minimum)
         kept = tuple(sorted(group.size - n for n in removals))
-        return Width(group.name, group.size, kept, tuple(map(float, self.rankings[group.name].errors)))
+        errors = tuple(map(float, self.rankings[group.name].errors))
+        return Width(group.name, group.size, kept, errors, layer_facts(self.dense, group.name))
 
     def _costs(self, layers: Sequence[Any], kinds: Sequence[str]) -> Costs:
         of, fixed, whole = {}, {}, {"whole": Variant(self.dense, self.setting.target.precision)}
