@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from neuroprune.base.errors import UserError
 from neuroprune.base.nouns import Budget
 from neuroprune.base.registry import Registry
 from neuroprune.search.evaluate import Result
@@ -21,8 +23,14 @@ class Strategy(ABC):
     told (by other processes, or of an earlier run).
     """
 
-    def __init__(self, space: Space, budget: Budget, seed: int = 0) -> None:
-        """Raises UserError where the budget is out of reach."""
+    #: several processes may search in one folder, and none asks for what another is at
+    shared = False
+
+    def __init__(self, space: Space, budget: Budget, seed: int = 0, folder: Path | None = None) -> None:
+        """``folder``: of the search, for strategies that keep something there beside what they are told. Raises
+        UserError where there is no budget, or it is out of reach."""
+        if not budget.limits:
+            raise UserError("a search needs a budget", mend="write budget: {macs: 0.5} in the recipe")
         space.check(budget)
         self.space, self.budget, self.seed = space, budget, seed
         self.told: list[tuple[Point, Result]] = []
@@ -61,5 +69,5 @@ def best_of(told: Sequence[tuple[Point, Result]]) -> tuple[Point, Result] | None
     return max(able, key=lambda one: one[1].reward, default=None)
 
 
-#: (space, budget, seed) -> Strategy
+#: (space, budget, seed, folder) -> Strategy
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")

@@ -73,13 +73,14 @@ class Evaluator:
         self.dense = self.space.dense_cost()
         self.lines = Lines(path)
         self.known: dict[tuple[object, ...], Result] = {}
+        self.history: list[tuple[Point, Result]] = []  # every line, those of other processes too
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other processes finished."""
+        """Take in what was appended, by other processes too."""
         for entry in self.lines.read():
             point, result = Point.from_json(entry.get("point")), Result.from_json(entry.get("result"))
-            self.known.setdefault(self.space.key(point), result)
+            self.history.append((point, self.known.setdefault(self.space.key(point), result)))
 
     def __call__(self, point: Point) -> Result:
         """Deterministic but for ``seconds``; a result that is known is given as it is."""
@@ -94,13 +95,11 @@ class Evaluator:
         return self.known.get(key)
 
     def record(self, point: Point, result: Result) -> Result:
-        """Write down a result, whoever worked it out; where there is one already, that stays."""
-        key = self.space.key(point)
-        if key in self.known:
-            return self.known[key]
-        point = self.space.round(point)
-        self.lines.append({"point": point.to_json(), "result": result.to_json()})
-        self.known[key] = result
+        """Write down that a point was asked for and what came out, whoever worked it out. Where its network's
+        result is known already, that stays."""
+        result = self.known.setdefault(self.space.key(point), result)
+        self.lines.append({"point": self.space.round(point).to_json(), "result": result.to_json()})
+        self.refresh()
         return result
 
     def evaluate(self, point: Point) -> Result:

@@ -22,26 +22,25 @@ class Lines:
     def __init__(self, path: Path | None) -> None:
         """``path``: None keeps them in memory alone."""
         self.path, self.offset = path, 0
-        self.found: list[dict[str, Any]] = []
+        self.unread: list[dict[str, Any]] = []
 
     def read(self) -> list[dict[str, Any]]:
         """New lines since the last call. Raises UserError for a damaged line that others follow."""
         if self.path is None or not self.path.exists():
-            return []
+            new, self.unread = self.unread, []
+            return new
         with self.path.open("rb") as file:
             file.seek(self.offset)
             lines = file.read().splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # torn, or another process is writing it just now
-        new = [self._parsed(line) for line in lines]
         self.offset += sum(map(len, lines))
-        self.found += new
-        return new
+        return [self._parsed(line) for line in lines]
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Whole or absent, after what others wrote meanwhile. Raises UserError when the disk is full."""
         if self.path is None:
-            self.found.append(dict(entry))
+            self.unread.append(dict(entry))
             return
         line = json.dumps(entry, sort_keys=True, allow_nan=False).encode() + b"\n"
         try:

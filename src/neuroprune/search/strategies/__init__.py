@@ -1,5 +1,5 @@
 """One strategy per file; importing the folder fills the registry."""
 
-from neuroprune.search.strategies import random_
+from neuroprune.search.strategies import dp, evolution, nsga2, random_, tpe, uniform
 
-__all__ = ["random_"]
+__all__ = ["dp", "evolution", "nsga2", "random_", "tpe", "uniform"]
