@@ -63,7 +63,8 @@ class Point:
 class Space:
     """``widths``: in the order in which their layers run. ``blocks``: modules that can go whole. ``kernels``:
     convolution -> the share of its weights that a 1x1 kernel keeps. ``costs``: of the layers, per kind of budget.
-    ``inside[block]``: numbers of the layers in it; ``members[block]``: numbers of the groups that lie within it.
+    ``inside[block]``: numbers of the layers in it; ``members[block]``: numbers of the groups that lie within it;
+    ``block_errors[block]``: what is lost without it, as ``Width.errors``.
     ``system``: equations between counts that the model's code asks for.
     """
 
@@ -73,6 +74,7 @@ class Space:
     kernels: Mapping[str, float] = field(default_factory=dict)
     inside: Mapping[str, frozenset[int]] = field(default_factory=dict)
     members: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    block_errors: Mapping[str, float] = field(default_factory=dict)
     system: System | None = None
 
     def __post_init__(self) -> None:

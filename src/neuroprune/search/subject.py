@@ -184,7 +184,8 @@ class Subject:
         ]
         members = {b: frozenset(g for g, own in enumerate(touching) if own <= inside[b]) for b in names}
         widths, costs = tuple(map(self._width, groups)), self._costs(layers, kinds)
-        return Space(widths, costs, tuple(names), self.kernels, inside, members, self.found.system)
+        errors = {one.block.module: one.error for one in self.blocks}
+        return Space(widths, costs, tuple(names), self.kernels, inside, members, errors, self.found.system)
 
     def _place(self, group: Group) -> int:
         """Where in the order of layers the group's first one runs."""
@@ -196,7 +197,7 @@ class Subject:
         removals = allowed_removals(group, self.options.round_to, self.options.minimum)
         kept = tuple(sorted(group.size - n for n in removals))
         errors = tuple(map(float, self.rankings[group.name].errors))
-        return Width(group.name, group.size, kept, errors, layer_facts(self.dense, group.name))
+        return Width(group.name, group.size, kept, errors, layer_facts(self.dense, group.slices[0].tensor))
 
     def _costs(self, layers: Sequence[Any], kinds: Sequence[str]) -> Costs:
         of, fixed, whole = {}, {}, {"whole": Variant(self.dense, self.setting.target.precision)}
