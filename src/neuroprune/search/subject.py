@@ -57,10 +57,13 @@ ROWS = 30
 @dataclass(frozen=True, eq=False)
 class Options:
     """What may change, and how it is recovered. ``keep``: patterns of what stays whole; ``round_to``, ``minimum``:
-    kept counts are multiples and at least so many; ``depth``, ``kernels``: blocks may go, kernels may become 1x1;
-    ``recover``: ``none``, ``batch-norm`` (statistics estimated anew), ``refit`` (each layer that lost inputs by
-    least squares on the dense network's own inputs: no pass over data) or ``closed-form`` (layer by layer on what
-    the pruned network gives); ``fitted``: examples for ``batch-norm`` and ``closed-form``."""
+    kept counts are multiples and at least so many; ``depth``, ``kernels``: blocks may go, kernels may become 1x1.
+
+    ``recover``: ``none``; ``batch-norm`` (statistics estimated anew, as EagleEye does, Li 2020); ``refit`` (first
+    each layer that lost inputs by least squares on the dense network's own inputs, which takes no pass over
+    data); or ``closed-form`` (layer by layer on what the pruned network gives, which takes many). ``fitted``:
+    examples for the last and for batch norm.
+    """
 
     keep: tuple[str, ...] = ()
     round_to: int = 1
@@ -114,7 +117,7 @@ class Subject:
         point = self.space.round(point)
         model, kept = _RECOVERIES[self.options.recover](self, point)
         small = apply(self.plan(point, kept), model).eval()
-        if self.options.recover == "batch-norm":
+        if self.options.recover in ("batch-norm", "refit"):
             reestimate_batch_norm(small, self.fitted, self.setting.forward)
         return small
 
