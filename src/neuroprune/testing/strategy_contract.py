@@ -17,17 +17,20 @@ from neuroprune.search.evaluate import Result
 from neuroprune.search.space import Point, Space, Width, within
 
 BUDGET = Budget(macs=0.5)
-#: as many as the shortest strategies need to do all that they do
-ASKED = 30
 
 
-def space(sizes: Sequence[int] = (8, 6, 12), *, blocks: bool = False, kernels: bool = False, step: int = 1) -> Space:
+def space(
+    sizes: Sequence[int] = (8, 6, 12), *, blocks: bool = False, kernels: bool = False, step: int = 1
+) -> Space:
     """A chain of layers, each the outputs of one group and the inputs of the last; a residual block beside it."""
     layers = [
         Layer(f"layer{n}.weight", (Part(n, 1 / size),), (Part(n - 1, 1 / sizes[n - 1]),) if n else ())
         for n, size in enumerate(sizes)
     ]
-    layers += [Layer("block.conv.weight", (), ()), Layer("head.weight", (), (Part(len(sizes) - 1, 1 / sizes[-1]),))]
+    layers += [
+        Layer("block.conv.weight", (), ()),
+        Layer("head.weight", (), (Part(len(sizes) - 1, 1 / sizes[-1]),)),
+    ]
     dense = [10.0 * (n + 1) for n in range(len(layers))]
     of = {"macs": [proportional(d) for d in dense], "params": [proportional(d / 7) for d in reversed(dense)]}
     widths = tuple(
@@ -59,9 +62,11 @@ def judged(within_space: Space, point: Point) -> Result:
 
 
 class StrategyContract:
-    """Subclass, set ``name`` to a registered strategy, and let pytest collect it."""
+    """Subclass, set ``name`` to a registered strategy, and let pytest collect it. ``asked``: after so many points
+    it does all that it ever does."""
 
     name: str
+    asked = 30
 
     def make(self, within_space: Space, seed: int = 0, folder: Path | None = None) -> Strategy:
         return STRATEGIES.get(self.name)(within_space, BUDGET, seed, folder)
@@ -77,13 +82,13 @@ class StrategyContract:
     @pytest.mark.parametrize("kind", SPACES)
     def test_points_are_whole_allowed_and_meet_the_budget(self, kind: str) -> None:
         strategy = self.make(SPACES[kind])
-        for point in self.run(strategy, ASKED):
+        for point in self.run(strategy, self.asked):
             assert SPACES[kind].round(point) == point
             assert SPACES[kind].fits(point, BUDGET)
 
     @pytest.mark.parametrize("kind", SPACES)
     def test_the_same_seed_asks_for_the_same(self, kind: str) -> None:
-        first, second = (self.run(self.make(SPACES[kind], seed=3), ASKED) for _ in range(2))
+        first, second = (self.run(self.make(SPACES[kind], seed=3), self.asked) for _ in range(2))
         assert first == second
 
     def test_results_may_come_in_any_order_and_late(self) -> None:
@@ -102,20 +107,20 @@ class StrategyContract:
         wonderful = Result(99.0, 1e6, better.costs, True, 0.0)
         strategy.tell(foreign, wonderful)  # nobody asked for it
         strategy.tell(SPACES["widths"].whole(), Result(100.0, 1e9, {"macs": 1e9, "params": 1e9}, False, 0.0))
-        self.run(strategy, ASKED)
+        self.run(strategy, self.asked)
         assert strategy.best() == (foreign, wonderful)
 
     @pytest.mark.parametrize("kind", SPACES)
     def test_told_the_same_a_new_one_goes_on_where_this_one_was(self, kind: str, tmp_path: Path) -> None:
-        for folder in (None, tmp_path):
+        for folder in (None, tmp_path)[: 2 if kind == "widths" else 1]:
             strategy = self.make(SPACES[kind], folder=folder)
-            points = self.run(strategy, ASKED - 5)
+            points = self.run(strategy, self.asked - 3)
             another = self.make(SPACES[kind], folder=folder)
             for point in points:
                 another.tell(point, judged(another.space, point))
-            rest = self.run(another, 5)
-            uninterrupted = self.run(self.make(SPACES[kind]), ASKED)
-            assert rest == uninterrupted[-5:]
+            rest = self.run(another, 3)
+            uninterrupted = self.run(self.make(SPACES[kind]), self.asked)
+            assert rest == uninterrupted[-3:]
             assert another.best() == best_by_hand(SPACES[kind], uninterrupted)
 
     def test_a_budget_that_cannot_be_met_is_refused(self) -> None:

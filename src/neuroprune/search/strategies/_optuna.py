@@ -129,9 +129,10 @@ class OptunaStrategy(Strategy):
         return found
 
     def _is_there(self, point: Point) -> bool:
-        """Another process, or this search before it was interrupted, has told the study."""
-        wanted = self._params(point)
-        return any(trial.params == wanted for trial in self._trials(self.optuna.trial.TrialState.COMPLETE))
+        """Another process, or this search before it was interrupted, has told the study, as often as now this."""
+        wanted, times = self._params(point), sum(told == point for told, _ in self.told)
+        trials = self._trials(self.optuna.trial.TrialState.COMPLETE)
+        return sum(trial.params == wanted for trial in trials) >= times
 
     def _params(self, point: Point) -> dict[str, float | bool]:
         return {

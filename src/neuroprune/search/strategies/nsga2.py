@@ -23,7 +23,10 @@ class Nsga2(OptunaStrategy):
         return ["maximize", "minimize"]
 
     def sampler(self, seed: int) -> Any:
-        return self.optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        made = self.optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        # Parents come in another order when they are asked for the first time, which a resumed search must not mind
+        made.get_parent_population(self.study, self._finished() // POPULATION)
+        return made
 
     def values(self, result: Result) -> list[float]:
         kind = self.budget.limits[0].kind
