@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="criteria, block-criteria, allocations, budgets, steps, data, devices, exports"),
+        typer.Argument(
+            help="criteria, block-criteria, allocations, budgets, strategies, rewards, steps, data, ..."
+        ),
     ] = None,
 ) -> None:
     """What can be named in recipes and on the command line, with a line and a source each."""
@@ -45,7 +47,8 @@ def _needs(criterion: Any) -> str:
 
 
 def _registries() -> dict[str, Registry[Any]]:
-    import neuroprune.pipeline.steps  # noqa: F401  # fills STEPS
+    import neuroprune.pipeline.steps  # fills STEPS
+    import neuroprune.search.strategies  # noqa: F401  # fills STRATEGIES
     from neuroprune.budget.allocations import ALLOCATIONS
     from neuroprune.budget.kinds import KINDS
     from neuroprune.devices import DEVICES
@@ -53,6 +56,8 @@ def _registries() -> dict[str, Registry[Any]]:
     from neuroprune.pipeline.step import STEPS
     from neuroprune.pruning import CRITERIA
     from neuroprune.pruning.block_scores import BLOCK_CRITERIA
+    from neuroprune.search._base import STRATEGIES
+    from neuroprune.search.rewards import REWARDS
     from neuroprune.tasks.datasets import DATASETS
 
     return {
@@ -60,6 +65,8 @@ def _registries() -> dict[str, Registry[Any]]:
         "block-criteria": BLOCK_CRITERIA,
         "allocations": ALLOCATIONS,
         "budgets": KINDS,
+        "strategies": STRATEGIES,
+        "rewards": REWARDS,
         "steps": STEPS,
         "data": DATASETS,
         "devices": DEVICES,

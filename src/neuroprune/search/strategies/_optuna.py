@@ -132,7 +132,7 @@ class OptunaStrategy(Strategy):
         """Another process, or this search before it was interrupted, has told the study, as often as now this."""
         wanted, times = self._params(point), sum(told == point for told, _ in self.told)
         trials = self._trials(self.optuna.trial.TrialState.COMPLETE)
-        return sum(trial.params == wanted for trial in trials) >= times
+        return sum(bool(trial.params == wanted) for trial in trials) >= times
 
     def _params(self, point: Point) -> dict[str, float | bool]:
         return {

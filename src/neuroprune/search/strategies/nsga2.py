@@ -24,7 +24,7 @@ class Nsga2(OptunaStrategy):
 
     def sampler(self, seed: int) -> Any:
         made = self.optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
-        # Parents come in another order when they are asked for the first time, which a resumed search must not mind
+        # Parents come in another order when they are asked for first, which a resumed search must not mind
         made.get_parent_population(self.study, self._finished() // POPULATION)
         return made
 
