@@ -216,8 +216,9 @@ class _Search:
         found = search(strategy, evaluator, self.options.evaluations, workers=workers, progress=self.progress)
         self.progress.finish(f"{len(found.history)} evaluations of {found.distinct} networks, "
                              f"best {found.best[1].score:.2f}")  # fmt: skip
-        network, plan, proof = finished(subject, found.best[0])
-        document = self._document(found, subject, judge, network, proof)
+        last = max(finished(subject, found.best[0]), key=lambda one: score_of(judge(one.network)))
+        network, plan, proof = last.network, last.plan, last.proof
+        document = self._document(found, subject, judge, last)
         self._write(network, plan, document)
         return Searched(found, network, plan, proof, document)
 
@@ -240,9 +241,7 @@ class _Search:
 
         return RayWorkers(evaluator, self.options.ray, self.options.workers)
 
-    def _document(
-        self, found: Found, subject: Subject, judge: Judge, network: nn.Module, proof: Verification
-    ) -> dict[str, Any]:
+    def _document(self, found: Found, subject: Subject, judge: Judge, last: Finished) -> dict[str, Any]:
         point, result = found.best
         kind, space = self.budget.limits[0].kind, subject.space
         groups = [{"group": w.name, "units": w.size, "kept": n}
@@ -257,8 +256,8 @@ class _Search:
             "front": [{"share": one.costs[kind] / space.dense_cost()[kind], "score": one.score,
                        "point": where.to_json()} for where, one in found.front(kind)],
             "best": {"point": point.to_json(), "result": result.to_json(), "groups": groups},
-            "final": {"score": score_of(judge(network)), "costs": self._costs(network),
-                      "max_relative_error": proof.max_relative_error},
+            "final": {"score": score_of(judge(last.network)), "costs": self._costs(last.network),
+                      "recovered": last.how, "max_relative_error": last.proof.max_relative_error},
         }  # fmt: skip
 
     def _costs(self, network: nn.Module) -> dict[str, dict[str, float]]:
@@ -279,25 +278,39 @@ class _Search:
         write_json(self.folder / JSON, document)
 
 
-def finished(subject: Subject, point: Point) -> tuple[nn.Module, Plan, Verification]:
-    """The network of ``point`` after the whole closed form on all calibration examples, its plan, and the proof.
+@dataclass(frozen=True)
+class Finished:
+    """The network of a point, its plan and the proof of it. ``how``: it was recovered."""
 
-    Where units are only cut on trial (``none``, ``batch-norm``), so it is here. Raises CutRefused where the plan
-    cannot be proven.
+    how: str
+    network: nn.Module
+    plan: Plan
+    proof: Verification
+
+
+def finished(subject: Subject, point: Point) -> list[Finished]:
+    """The network of ``point`` after the whole closed form on all calibration examples, and as it was on trial.
+
+    Where units are only cut on trial, the latter alone. Raises CutRefused where a plan cannot be proven.
     """
-    setting = subject.setting
-    if subject.options.recover in ("none", "batch-norm"):
-        plan, network = subject.plan(point, subject.kept(point)), subject.network(point)
-    else:
-        form = subject.recovered(point, setting.batches, ROWS_PER_COLUMN)
-        done = form.run(subject.consumed, subject.counts(point), subject.rankings, setting.progress)
+    how = subject.options.recover
+    tried = [(how, subject.network(point), subject.plan(point, subject.kept(point)))]
+    if how == "closed-form":
+        tried = []
+    if how in ("refit", "closed-form"):
+        form = subject.recovered(point, subject.setting.batches, ROWS_PER_COLUMN)
+        done = form.run(subject.consumed, subject.counts(point), subject.rankings, subject.setting.progress)
         plan = subject.plan(point, done.kept)
-        network = apply(plan, done.model).eval()
-    proof = verify(subject.dense, plan, setting.example, found=subject.found)
+        tried.insert(0, ("closed-form", apply(plan, done.model).eval(), plan))
+    return [_proven(subject, *one) for one in tried]
+
+
+def _proven(subject: Subject, how: str, network: nn.Module, plan: Plan) -> Finished:
+    proof = verify(subject.dense, plan, subject.setting.example, found=subject.found)
     if not proof.exact:
         raise CutRefused(proof.problem, where=proof.where or None)
     channels_outermost(network)
-    return network, plan, proof
+    return Finished(how, network, plan, proof)
 
 
 #: heights of the sparkline
@@ -315,7 +328,7 @@ def summary_lines(done: Searched, folder: Path) -> list[str]:
     lines.append("  evaluations " + "".join(f"{n:>8}" for n in shown))
     lines.append("  best        " + "".join(f"{curve[n - 1]:>8.2f}" for n in shown))
     final = document["final"]
-    lines.append(f"after the whole recovery: {document['metric']} {final['score']:.2f} %")
+    lines.append(f"recovered by {final['recovered']}: {document['metric']} {final['score']:.2f} %")
     for kind, cost in final["costs"].items():
         missed = "" if cost["now"] <= cost["limit"] * (1 + 1e-9) else "; the limit is MISSED"
         share, limit = cost["now"] / cost["dense"], cost["limit"] / cost["dense"]

@@ -57,7 +57,7 @@ def _lead(document: Mapping[str, Any]) -> str:
                       for kind, one in final["costs"].items())  # fmt: skip
     return (
         f"The best network had {document['metric']} {plain(document['best']['result']['score'])} % on trial and "
-        f"{plain(final['score'])} % after its whole recovery; {costs}."
+        f"{plain(final['score'])} % in the end; {costs}."
     )
 
 
