@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 from measuring import cifar
-from measuring.records import RESULTS, ROOT, Record, Records, to_do, versions
+from measuring.records import ROOT, Record, Records, to_do, versions
+from measuring.search_tables import FILE, KEY
 from torch import Tensor, nn
 from training_free import EXAMPLES, calibration, control
 
@@ -45,7 +46,6 @@ from neuroprune.search.space import Point
 from neuroprune.search.subject import Options, Subject
 from neuroprune.tasks.task import default_forward
 
-FILE, KEY = RESULTS / "search.jsonl", ("strategy", "seed")
 RATIO, EVALUATIONS, SEEDS = 2.1, 200, 3
 BUDGET = Budget(macs=1 / RATIO)
 #: training images that points are judged on, and those that winners are compared on; none is calibrated on

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import free_summary, latency_tables, summary, without_training
+from measuring import free_summary, latency_tables, search_tables, summary, without_training
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
@@ -23,7 +23,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("coverage", "latency", "masks", "mlperf_tiny", "second_order", "training_free")
+        for name in ("coverage", "latency", "masks", "mlperf_tiny", "search", "second_order", "training_free")
     ),
 )
 
@@ -69,6 +69,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **summary.TABLES,
     **latency_tables.TABLES,
     **without_training.TABLES,
+    **search_tables.TABLES,
 }
 
 
