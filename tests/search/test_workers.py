@@ -84,6 +84,12 @@ def noted(folder: Path, word: str) -> list[list[str]]:
     return [line[1:] for line in lines if line[0] == word]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999", "no address"])
+def test_where_nothing_answers_it_says_so_at_once(address: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no Ray cluster answers"):  # while there is no cluster: it comes below
+        RayWorkers(evaluator_in(tmp_path), address)
+
+
 class TestOnTwoNodes:
     """In this order: the second one loses a node."""
 

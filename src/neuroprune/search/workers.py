@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import pickle
+import socket
 from collections import deque
 from typing import Any
 
@@ -124,6 +125,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    _check_answers(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address, **quiet)
@@ -132,6 +134,17 @@ def _connect(ray: Any, address: str) -> None:
             raise _no_answer(address, error) from error
         ray.init(address="local", include_dashboard=False, **quiet)
     except (ValueError, RuntimeError) as error:
+        raise _no_answer(address, error) from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
         raise _no_answer(address, error) from error
 
 
