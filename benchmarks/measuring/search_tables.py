@@ -87,8 +87,8 @@ def verdict() -> str:
     lines += [_against(best, name, found) for name in (SHIPPED, "random") if name in found and name != best]
     gains = [r["score"] - r["curve"][0] for name in searched for r in found[name]]
     lines.append(
-        f"On trial the searches found {min(gains):.1f} to {max(gains):.1f} points more than their first point had; "
-        "how much of that is left after the whole recovery, the table shows."
+        f"On trial the searches found {min(gains):.1f} to {max(gains):.1f} points more than their first points "
+        "had; how much of that is left after the whole recovery, the table shows."
     )
     return " ".join(lines)
 

@@ -21,6 +21,7 @@ class TestRandom(StrategyContract):
 
 class TestUniform(StrategyContract):
     name = "uniform"
+    asked = 12
 
     def test_the_first_point_is_the_largest_share_that_fits(self) -> None:
         given = SPACES["widths"]
@@ -65,7 +66,7 @@ class TestEvolution(StrategyContract):
 
 class TestAllocated(StrategyContract):
     name = "dp"
-    asked = 8
+    asked = 6
 
     @pytest.mark.parametrize("kind", ["widths", "one_group", "multiples_of_four"])
     def test_its_first_point_has_the_least_error_of_all_that_fit(self, kind: str) -> None:

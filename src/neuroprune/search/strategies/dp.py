@@ -26,7 +26,7 @@ from neuroprune.search.strategies.random_ import drawn
 #: what proposes the first points; the last of them goes on
 ALLOCATIONS_TRIED = ("dp", "stream")
 #: weights that are drawn until they lead to a point that was not told yet
-DRAWS = 20
+DRAWS = 10
 
 
 @STRATEGIES.register(

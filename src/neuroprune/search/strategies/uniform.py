@@ -26,14 +26,16 @@ class Uniform(Strategy):
     def __init__(self, space: Space, budget: Budget, seed: int = 0, folder: Path | None = None) -> None:
         super().__init__(space, budget, seed, folder)
         self.seen: set[tuple[object, ...]] = set()
+        self.neighbours: dict[int, Point] = {}
 
     def propose(self, number: int, random: np.random.Generator) -> Point:
         out = self.seen | {self.space.key(point) for point in self.pending}
         for place in range(number, number + ROUNDS * len(self.space.widths)):
-            point = self._neighbour(place)
-            if self.space.key(point) not in out:
-                return point
-        return self._neighbour(number)
+            if place not in self.neighbours:
+                self.neighbours[place] = self._neighbour(place)
+            if self.space.key(self.neighbours[place]) not in out:
+                return self.neighbours[place]
+        return self.neighbours[number]
 
     def learn(self, point: Point, result: Result) -> None:
         self.seen.add(self.space.key(point))
