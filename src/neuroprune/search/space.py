@@ -82,7 +82,7 @@ class Space:
             raise UserError(
                 "there is nothing to search in this network",
                 value="no group, block or kernel may change",
-                mend="see `neuroprune inspect`, or keep fewer layers whole",
+                mend="keep fewer layers whole, or recover trials by batch-norm or none, which need no refit",
             )
 
     @property
