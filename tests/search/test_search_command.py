@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from neuroprune.base.errors import Interrupted, UserError
 from neuroprune.base.files import load_tensors
+from neuroprune.cli import app
 from neuroprune.pipeline.recipe import Recipe, parse_recipe
 from neuroprune.pipeline.searching import (
     EVALUATIONS,
@@ -196,3 +198,17 @@ def test_sparklines_show_the_least_and_the_greatest() -> None:
     assert sparkline([5.0]) == "▁"
     assert len(sparkline([float(n) for n in range(1000)])) == 60
     assert sparkline([float(n) for n in range(1000)])[-1] == "█"
+
+
+def test_the_command_prints_the_curve_and_where_the_files_are(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE.format(folder=tmp_path))
+    words = ["search", str(tmp_path / "small.yaml"), "--strategy", "dp", "--evaluations", "2", "--examples", "100",
+             "--fitted", "50", "--kernels", "--seed", "3", "--out", str(tmp_path / "out")]  # fmt: skip
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "best accuracy so far" in done.output
+    assert json.loads((tmp_path / "out" / JSON).read_text())["seed"] == 3
+    for name in (JSON, PAGE, PLAN, WEIGHTS, EVALUATIONS):
+        assert str(tmp_path / "out" / name) in done.output
+        assert (tmp_path / "out" / name).is_file()

@@ -93,7 +93,7 @@ class Subject:
     """``setting``: the dense network, its data and what it is for; ``space``: what may be chosen of it.
 
     ``found``: of the dense network's trace what can be proven; ``rankings``: in which order units of a group go,
-    and what that costs; ``orders``, ``blocks``: for reports and strategies.
+    and what is lost then; ``blocks``: those that can go.
     """
 
     def __init__(self, setting: Setting, kinds: Sequence[str] = (), options: Options | None = None) -> None:
