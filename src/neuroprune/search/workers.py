@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import pickle
 import socket
@@ -73,8 +74,11 @@ class RayWorkers:
             self.ray.shutdown()
 
     def _put(self, evaluator: Evaluator) -> Any:
+        """As `torch.save` does: batches that are parts of one tensor would else each bring the whole of it."""
+        buffer = io.BytesIO()
         try:
-            return self.ray.put(evaluator)
+            torch.save(evaluator, buffer, pickle_module=self.ray.cloudpickle, pickle_protocol=5)
+            return self.ray.put(buffer.getvalue())
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             self.close()
             raise UserError(
@@ -110,7 +114,7 @@ def _fetched(reference: Any) -> Evaluator:
     import ray
 
     torch.set_num_threads(1)
-    evaluator: Evaluator = ray.get(reference)
+    evaluator: Evaluator = torch.load(io.BytesIO(ray.get(reference)), weights_only=False)
     return evaluator
 
 
