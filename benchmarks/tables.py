@@ -17,6 +17,7 @@ from measuring import (
     free_summary,
     latency_tables,
     lottery_tables,
+    search_tables,
     summary,
     technique_tables,
     transferred,
@@ -37,6 +38,7 @@ DOCUMENTS = (
             "lottery",
             "masks",
             "mlperf_tiny",
+            "search",
             "second_order",
             "techniques",
             "training_free",
@@ -92,6 +94,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "s1": technique_tables.s1,
     **transferred.TABLES,
     **without_training.TABLES,
+    **search_tables.TABLES,
 }
 
 

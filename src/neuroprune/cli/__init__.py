@@ -16,6 +16,7 @@ from neuroprune.cli.artifacts import report, restore, verify
 from neuroprune.cli.cutting import inspect, prune
 from neuroprune.cli.listing import list_
 from neuroprune.cli.running import compress, demo, run
+from neuroprune.cli.searching import search
 
 app = typer.Typer(
     name="neuroprune",
@@ -43,7 +44,7 @@ def version() -> None:
 
 
 #: in the order in which help shows them
-for _command in (demo, run, compress, inspect, prune, sensitivity, verify, restore, report, version):
+for _command in (demo, run, compress, inspect, prune, sensitivity, search, verify, restore, report, version):
     app.command()(_command)
 app.command("list")(list_)
 

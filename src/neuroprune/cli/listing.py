@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="One of: criteria, steps, techniques, data, devices, ... (all by default)."),
+        typer.Argument(help="One of: criteria, steps, techniques, strategies, data, ... (all by default)."),
     ] = None,
 ) -> None:
     """What can be named in recipes and on the command line, with a line and a source each."""
@@ -45,7 +45,8 @@ def _needs(criterion: Any) -> str:
 
 
 def _registries() -> dict[str, Registry[Any]]:
-    import neuroprune.pipeline.steps  # noqa: F401  # fills STEPS
+    import neuroprune.pipeline.steps  # fills STEPS
+    import neuroprune.search.strategies  # noqa: F401  # fills STRATEGIES
     from neuroprune.budget.allocations import ALLOCATIONS
     from neuroprune.budget.kinds import KINDS
     from neuroprune.devices import DEVICES
@@ -54,6 +55,8 @@ def _registries() -> dict[str, Registry[Any]]:
     from neuroprune.pruning import CRITERIA
     from neuroprune.pruning.block_scores import BLOCK_CRITERIA
     from neuroprune.pruning.schedules import SCHEDULES
+    from neuroprune.search._base import STRATEGIES
+    from neuroprune.search.rewards import REWARDS
     from neuroprune.tasks.datasets import DATASETS
     from neuroprune.techniques import TECHNIQUES
 
@@ -62,6 +65,8 @@ def _registries() -> dict[str, Registry[Any]]:
         "block-criteria": BLOCK_CRITERIA,
         "allocations": ALLOCATIONS,
         "budgets": KINDS,
+        "strategies": STRATEGIES,
+        "rewards": REWARDS,
         "steps": STEPS,
         "techniques": TECHNIQUES,
         "schedules": SCHEDULES,

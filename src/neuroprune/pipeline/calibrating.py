@@ -9,6 +9,7 @@ from pydantic import Field
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import StepConfig
 from neuroprune.tasks.batches import batch_length
+from neuroprune.tasks.task import Task
 
 
 class CalibrationOptions(StepConfig):
@@ -18,13 +19,17 @@ class CalibrationOptions(StepConfig):
 
 
 def calibration(context: Context, options: CalibrationOptions) -> list[Any]:
+    return batches_of(context.task, options.examples)
+
+
+def batches_of(task: Task, examples: int) -> list[Any]:
     """Whole batches of the first training epoch, until there are enough examples; their labels are not used."""
     batches: list[Any] = []
     count = 0
-    for batch in context.task.train.epoch(0):
+    for batch in task.train.epoch(0):
         batches.append(batch)
         count += batch_length(batch)
-        if count >= options.examples:
+        if count >= examples:
             break
     return batches
 

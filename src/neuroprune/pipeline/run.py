@@ -84,8 +84,8 @@ def run_recipe(
     runner: Runner | None = None
     folder = RunFolder(out)
     try:
-        task = task or _load_task(recipe)
-        network = copy.deepcopy(model) if model is not None else _load_model(recipe)
+        task = task or task_of(recipe)
+        network = copy.deepcopy(model) if model is not None else model_of(recipe)
         if recipe.header.data is not None and recipe.header.data.labels == "none":
             task = without_labels(task, network)
         check_task(task, network)
@@ -122,14 +122,16 @@ def run_recipe(
         torch.set_num_threads(threads)
 
 
-def _load_task(recipe: Recipe) -> Task:
+def task_of(recipe: Recipe) -> Task:
+    """The recipe's data. Raises UserError."""
     data = recipe.header.data
     if data is None:
         raise UserError("the recipe names no data", mend="add 'data: {spec: digits}'")
     return data.load(recipe.header.seed)
 
 
-def _load_model(recipe: Recipe) -> nn.Module:
+def model_of(recipe: Recipe) -> nn.Module:
+    """The recipe's network with its weights, as the steps begin with it. Raises UserError."""
     spec = recipe.header.model
     if spec is None:
         raise UserError("the recipe names no model", mend="add 'model: {spec: package.module:callable}'")

@@ -265,6 +265,21 @@ class ClosedForm:
         self.fitted: list[Fitted] = []
         self.kept: dict[str, tuple[int, ...]] = {}
         self.gone: tuple[str, ...] = ()
+        self.narrowed: tuple[str, ...] = ()
+
+    def again(self) -> ClosedForm:
+        """Another recovery of the same network on the same batches, from the dense network on."""
+        fresh = copy.copy(self)
+        fresh.model, fresh.fitted, fresh.kept, fresh.gone = copy.deepcopy(self.dense), [], {}, ()
+        fresh.narrowed = ()
+        return fresh
+
+    def narrow(self, taps: Mapping[str, Tensor]) -> None:
+        """``taps[layer]``: bool [columns] of that layer's matrix that go, in every row; the rest is refitted."""
+        for layer, columns in taps.items():
+            matrix = matrix_of(self.model.get_submodule(layer)).detach()
+            matrix[:, :, columns] = 0
+        self.narrowed = (*self.narrowed, *taps)
 
     def without(self, blocks: Sequence[str]) -> None:
         """These modules go whole: with their own parameters at zero they pass on what they get."""
@@ -296,7 +311,7 @@ class ClosedForm:
         for number, site in enumerate(self.sites):
             read = [one for one in waiting if site.layer in one.columns]
             gone = is_inside(site.layer, self.gone)
-            changed = changed or bool(read) or gone
+            changed = changed or bool(read) or gone or site.layer in self.narrowed
             if changed:
                 if not gone:
                     self._site(site, read, count, theirs, ours)

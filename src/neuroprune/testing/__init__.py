@@ -5,6 +5,7 @@ from neuroprune.testing.budget_contract import BudgetKindContract
 from neuroprune.testing.contracts import DeviceContract, ExportContract
 from neuroprune.testing.criterion_contract import CriterionContract
 from neuroprune.testing.oracle import assert_exact
+from neuroprune.testing.strategy_contract import StrategyContract
 from neuroprune.testing.technique_contract import TechniqueContract
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CriterionContract",
     "DeviceContract",
     "ExportContract",
+    "StrategyContract",
     "TechniqueContract",
     "assert_exact",
 ]
