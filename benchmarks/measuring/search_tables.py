@@ -96,9 +96,9 @@ def verdict() -> str:
 def _against(one: str, other: str, found: Mapping[str, Sequence[Record]]) -> str:
     """Paired by seed."""
     theirs = {record["seed"]: record["jpeg_agreement"] for record in found[other]}
-    gains = [r["jpeg_agreement"] - theirs[r["seed"]] for r in found[one] if r["seed"] in theirs]
-    shown = ", ".join(f"{gain:+.1f}" for gain in gains)
-    return f"Against {other} its gain is {statistics.mean(gains):+.1f} points (by seed {shown})." if gains else ""
+    gains = [round(r["jpeg_agreement"] - theirs[r["seed"]], 2) for r in found[one] if r["seed"] in theirs]
+    shown = ", ".join(f"{gain:+.2f}" for gain in gains)
+    return f"Against {other} its gain is {statistics.mean(gains):+.2f} points (by seed {shown})." if gains else ""
 
 
 def _seeds(records: Sequence[Record]) -> str:
