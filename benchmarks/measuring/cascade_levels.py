@@ -1,0 +1,126 @@
+"""Nested networks for `benchmarks/cascade.py`: made once per machine, kept beside the decoded images."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from training_free import calibration
+
+from measuring import cifar, mlperf
+from measuring.records import commit
+from neuroprune.base.files import load_tensors, read_json, save_tensors, write_json
+from neuroprune.budget.target import Target
+from neuroprune.cascade.levels import LevelOptions, nested_levels
+from neuroprune.pruning import Plan, apply
+from neuroprune.recover.distill import DistillConfig
+from neuroprune.recover.reconstruct import ReconstructConfig
+
+BATCH = 64
+
+
+class Every(Sequence[Tensor]):
+    """The first half of `Mirrored`'s batches: so many images as there are, at random, half of them mirrored."""
+
+    def __init__(self, seed: int) -> None:
+        self.batches = cifar.Mirrored(cifar.normalised(cifar.every_training_image()[0]), BATCH, seed)
+
+    def __len__(self) -> int:
+        return len(self.batches) // 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.batches[index]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network; unlabelled ``calibration`` batches, ``more`` for distillation; ``held``: inputs and labels
+    of which one half chooses thresholds and the other is reported on."""
+
+    load: Callable[[], nn.Module]
+    shares: tuple[float, ...]
+    options: LevelOptions
+    calibration: Callable[[], list[Tensor]]
+    more: Callable[[], Sequence[Tensor] | None]
+    held: Callable[[], tuple[Tensor, Tensor]]
+
+
+def _resnet(depth: int) -> Subject:
+    options = LevelOptions(
+        kind="latency", recover="distill", target=Target(seconds=2.0),
+        reconstruction=ReconstructConfig(steps=300, lr=3e-3, batch=64),
+        distillation=DistillConfig(epochs=1, lr=1e-3, features=1.0),
+    )  # fmt: skip
+    return Subject(lambda: cifar.resnet(depth), (0.2, 0.4, 0.7, 1.0), options, lambda: calibration(0),
+                   lambda: Every(0), lambda: cifar.lossless()[2:])  # fmt: skip
+
+
+def _keywords() -> Subject:
+    data = mlperf.keyword_data(0)
+    return Subject(
+        mlperf.keyword_net, (0.4, 0.6, 0.8, 1.0), LevelOptions(kind="macs", recover="closed-form"),
+        lambda: list(data.calibration.split(50)), lambda: None, lambda: (data.test, data.labels),
+    )  # fmt: skip
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "resnet56": lambda: _resnet(56), "resnet20": lambda: _resnet(20), "ds-cnn": _keywords,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """Networks of ``shares``, the smallest first, and their plans; ``facts``: how they were made."""
+
+    models: list[nn.Module]
+    plans: list[Plan]
+    facts: dict[str, Any]
+
+
+def made(name: str, *, again: bool = False) -> Made:
+    """The nested networks of a subject, from the machine's temporary folder or made now (minutes)."""
+    subject = SUBJECTS[name]()
+    folder = Path(tempfile.gettempdir()) / f"neuroprune-cascade-{name}-{os.getuid()}"
+    if again or not (folder / "facts.json").exists():
+        _make(subject, folder)
+    dense, facts = subject.load(), read_json(folder / "facts.json")
+    plans = [Plan.load(folder / f"{number}.json") for number in range(len(facts["shares"]))]
+    models = []
+    for number, plan in enumerate(plans):
+        model = apply(plan, copy.deepcopy(dense))
+        model.load_state_dict(load_tensors(folder / f"{number}.safetensors"))
+        models.append(model.eval())
+    return Made(models, plans, facts)
+
+
+def _make(subject: Subject, folder: Path) -> None:
+    torch.set_num_threads(1)
+    began = time.process_time()
+    levels = nested_levels(
+        subject.load(), subject.calibration(), subject.shares, subject.options, more=subject.more()
+    )
+    for number, level in enumerate(levels):
+        save_tensors(folder / f"{number}.safetensors", level.model.state_dict())
+        level.plan.save(folder / f"{number}.json")
+    facts = {
+        "shares": list(subject.shares), "kind": subject.options.kind, "recover": subject.options.recover,
+        "macs": [level.cost.macs for level in levels], "params": [level.cost.params for level in levels],
+        "exact": all(level.verification.exact for level in levels), "cpu_s": time.process_time() - began,
+        "commit": commit(),
+    }  # fmt: skip
+    write_json(folder / "facts.json", facts)
+
+
+if __name__ == "__main__":
+    import sys
+
+    for word in sys.argv[1:]:
+        print(word, made(word).facts, flush=True)
