@@ -24,17 +24,18 @@ from neuroprune.pruning import Plan, apply
 from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
-BATCH = 64
+#: images that distillation looks at, once: what there was time for
+BATCH, DISTILLED = 64, 24_000
 
 
-class Every(Sequence[Tensor]):
-    """The first half of `Mirrored`'s batches: so many images as there are, at random, half of them mirrored."""
+class Some(Sequence[Tensor]):
+    """``DISTILLED`` of all training images at random, half of them mirrored."""
 
     def __init__(self, seed: int) -> None:
         self.batches = cifar.Mirrored(cifar.normalised(cifar.every_training_image()[0]), BATCH, seed)
 
     def __len__(self) -> int:
-        return len(self.batches) // 2
+        return DISTILLED // BATCH
 
     def __getitem__(self, index: Any) -> Any:
         return self.batches[index]
@@ -53,26 +54,25 @@ class Subject:
     held: Callable[[], tuple[Tensor, Tensor]]
 
 
-def _resnet(depth: int) -> Subject:
+def _resnet(depth: int, shares: tuple[float, ...]) -> Subject:
     options = LevelOptions(
-        kind="latency", recover="distill", target=Target(seconds=2.0),
+        kind="latency", recover="distill",
         reconstruction=ReconstructConfig(steps=300, lr=3e-3, batch=64),
         distillation=DistillConfig(epochs=1, lr=1e-3, features=1.0),
     )  # fmt: skip
-    return Subject(lambda: cifar.resnet(depth), (0.2, 0.4, 0.7, 1.0), options, lambda: calibration(0),
-                   lambda: Every(0), lambda: cifar.lossless()[2:])  # fmt: skip
+    return Subject(lambda: cifar.resnet(depth), shares, options, lambda: calibration(0), lambda: Some(0),
+                   lambda: cifar.lossless()[2:])  # fmt: skip
 
 
 def _keywords() -> Subject:
     data = mlperf.keyword_data(0)
-    return Subject(
-        mlperf.keyword_net, (0.4, 0.6, 0.8, 1.0), LevelOptions(kind="macs", recover="closed-form"),
-        lambda: list(data.calibration.split(50)), lambda: None, lambda: (data.test, data.labels),
-    )  # fmt: skip
+    options = LevelOptions(kind="latency", recover="closed-form", allocation=("stream", "sensitivity"), tries=20)
+    return Subject(mlperf.keyword_net, (0.5, 0.7, 1.0), options, lambda: list(data.calibration.split(50)),
+                   lambda: None, lambda: (data.test, data.labels))  # fmt: skip
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
-    "resnet56": lambda: _resnet(56), "resnet20": lambda: _resnet(20), "ds-cnn": _keywords,
+    "resnet56": lambda: _resnet(56, (0.2, 0.4, 1.0)), "resnet20": lambda: _resnet(20, (0.25, 0.5, 1.0)), "ds-cnn": _keywords,
 }  # fmt: skip
 
 
@@ -122,5 +122,5 @@ def _make(subject: Subject, folder: Path) -> None:
 if __name__ == "__main__":
     import sys
 
-    for word in sys.argv[1:]:
+    for word in sys.argv[1:]:  # makes them without measuring anything
         print(word, made(word).facts, flush=True)

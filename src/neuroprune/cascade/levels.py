@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +40,7 @@ class LevelOptions:
     kind: str = "macs"
     recover: Rung = "closed-form"
     allocation: str | Sequence[str] = "stream"
+    tries: int = 0
     keep: Sequence[str] = ()
     depth: bool = True
     seed: int = 0
@@ -112,7 +113,9 @@ class _Cutter:
         progress: Progress,
     ) -> None:
         if not len(batches):
-            raise UserError("there is nothing to calibrate on", value="no batches", mend="give some hundred examples")
+            raise UserError(
+                "there is nothing to calibrate on", value="no batches", mend="give some hundred examples"
+            )
         self.dense, self.batches, self.options = copy.deepcopy(model).eval(), batches, options
         self.forward, self.more, self.progress = forward, more or batches, progress
         channels_innermost(self.dense, forward, batches[0])
@@ -141,7 +144,7 @@ class _Cutter:
         rung: Rung = "none" if options.recover == "none" else "closed-form"
         result = prune_to_budget(
             larger.model, self.batches, Budget(**{options.kind: share / left}), forward=self.forward, recover=rung,
-            allocation=options.allocation, keep=options.keep, depth=options.depth,
+            allocation=options.allocation, tries=options.tries, keep=options.keep, depth=options.depth,
             target=options.target, seed=options.seed, progress=self.progress,
         )  # fmt: skip
         plan = composed(larger.plan, result.plan, self.dense)
