@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import free_summary, latency_tables, summary, without_training
+from measuring import cascade_tables, free_summary, latency_tables, summary, without_training
 
 from neuroprune.base.files import read_json, write_text
 from neuroprune.report.wording import quantity
@@ -23,7 +23,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("coverage", "latency", "masks", "mlperf_tiny", "second_order", "training_free")
+        for name in ("cascade", "coverage", "latency", "masks", "mlperf_tiny", "second_order", "training_free")
     ),
 )
 
@@ -65,6 +65,7 @@ def mask_overhead() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "mask-overhead": mask_overhead,
+    **cascade_tables.TABLES,
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,

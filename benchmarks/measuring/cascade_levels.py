@@ -18,9 +18,10 @@ from training_free import calibration
 from measuring import cifar, mlperf
 from measuring.records import commit
 from neuroprune.base.files import load_tensors, read_json, save_tensors, write_json
-from neuroprune.budget.target import Target
-from neuroprune.cascade.levels import LevelOptions, nested_levels
-from neuroprune.pruning import Plan, apply
+from neuroprune.cascade.levels import Level, LevelOptions, nested_levels
+from neuroprune.cascade.nested import check_nested
+from neuroprune.graph import cost
+from neuroprune.pruning import Plan, apply, verify
 from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
@@ -43,8 +44,8 @@ class Some(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network; unlabelled ``calibration`` batches, ``more`` for distillation; ``held``: inputs and labels
-    of which one half chooses thresholds and the other is reported on."""
+    """A trained network; unlabelled ``calibration`` batches, ``more`` for distillation; ``held``: inputs and
+    labels of which one half chooses thresholds and the other is reported on."""
 
     load: Callable[[], nn.Module]
     shares: tuple[float, ...]
@@ -72,33 +73,28 @@ def _keywords() -> Subject:
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
-    "resnet56": lambda: _resnet(56, (0.2, 0.4, 1.0)), "resnet20": lambda: _resnet(20, (0.25, 0.5, 1.0)), "ds-cnn": _keywords,
+    "resnet56": lambda: _resnet(56, (0.2, 0.4, 1.0)), "resnet20": lambda: _resnet(20, (0.25, 0.5, 1.0)),
+    "ds-cnn": _keywords,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Made:
-    """Networks of ``shares``, the smallest first, and their plans; ``facts``: how they were made."""
-
-    models: list[nn.Module]
-    plans: list[Plan]
-    facts: dict[str, Any]
-
-
-def made(name: str, *, again: bool = False) -> Made:
-    """The nested networks of a subject, from the machine's temporary folder or made now (minutes)."""
+def made(name: str, *, again: bool = False) -> tuple[list[Level], dict[str, Any]]:
+    """The nested networks of a subject, from the machine's temporary folder or made now (minutes); how they were
+    made. Their plans are proven anew."""
     subject = SUBJECTS[name]()
     folder = Path(tempfile.gettempdir()) / f"neuroprune-cascade-{name}-{os.getuid()}"
     if again or not (folder / "facts.json").exists():
         _make(subject, folder)
     dense, facts = subject.load(), read_json(folder / "facts.json")
-    plans = [Plan.load(folder / f"{number}.json") for number in range(len(facts["shares"]))]
-    models = []
-    for number, plan in enumerate(plans):
+    example, levels = subject.calibration()[0][:2], []
+    for number, share in enumerate(facts["shares"]):
+        plan = Plan.load(folder / f"{number}.json")
         model = apply(plan, copy.deepcopy(dense))
         model.load_state_dict(load_tensors(folder / f"{number}.safetensors"))
-        models.append(model.eval())
-    return Made(models, plans, facts)
+        proof = verify(dense, plan, example)
+        levels.append(Level(share, model.eval(), plan, proof, cost(model, example)))
+    check_nested([level.plan for level in levels])
+    return levels, facts
 
 
 def _make(subject: Subject, folder: Path) -> None:
@@ -123,4 +119,4 @@ if __name__ == "__main__":
     import sys
 
     for word in sys.argv[1:]:  # makes them without measuring anything
-        print(word, made(word).facts, flush=True)
+        print(word, made(word)[1], flush=True)

@@ -93,7 +93,9 @@ class CascadeRunner:
     def __init__(self, folder: Path, document: Mapping[str, Any], threads: int) -> None:
         self.folder, self.document, self.threads = folder, document, threads
         self.levels: Sequence[Mapping[str, Any]] = document["levels"]
-        self.points = {name: OperatingPoint.from_json(p) for name, p in document["operating_points"].items()}
+        self.points: dict[str, OperatingPoint] = {
+            name: OperatingPoint.from_json(p) for name, p in document["operating_points"].items()
+        }
         self.point: str = document["default"]
         self._sessions: dict[int, Any] = {}
 
