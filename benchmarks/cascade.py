@@ -34,7 +34,7 @@ from neuroprune.devices.facts import machine_facts
 from neuroprune.tasks.batches import TensorBatches
 from neuroprune.tasks.task import Task
 
-SECONDS = 5.0
+SECONDS = 1.5
 
 
 def task_of(name: str, inputs: Tensor, labels: Tensor, half: int) -> Task:

@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,54 +22,41 @@ from neuroprune.cascade.levels import Level, LevelOptions, nested_levels
 from neuroprune.cascade.nested import check_nested
 from neuroprune.graph import cost
 from neuroprune.pruning import Plan, apply, verify
-from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
-#: images that distillation looks at, once: what there was time for
-BATCH, DISTILLED = 64, 24_000
-
-
-class Some(Sequence[Tensor]):
-    """``DISTILLED`` of all training images at random, half of them mirrored."""
-
-    def __init__(self, seed: int) -> None:
-        self.batches = cifar.Mirrored(cifar.normalised(cifar.every_training_image()[0]), BATCH, seed)
-
-    def __len__(self) -> int:
-        return DISTILLED // BATCH
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.batches[index]
+#: calibration images: what there was time for on a busy machine
+EXAMPLES, BATCH = 1024, 64
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network; unlabelled ``calibration`` batches, ``more`` for distillation; ``held``: inputs and
-    labels of which one half chooses thresholds and the other is reported on."""
+    """A trained network; unlabelled ``calibration`` batches; ``held``: inputs and labels of which one half chooses
+    thresholds and the other is reported on."""
 
     load: Callable[[], nn.Module]
     shares: tuple[float, ...]
     options: LevelOptions
     calibration: Callable[[], list[Tensor]]
-    more: Callable[[], Sequence[Tensor] | None]
     held: Callable[[], tuple[Tensor, Tensor]]
 
 
 def _resnet(depth: int, shares: tuple[float, ...]) -> Subject:
     options = LevelOptions(
-        kind="latency", recover="distill",
-        reconstruction=ReconstructConfig(steps=300, lr=3e-3, batch=64),
-        distillation=DistillConfig(epochs=1, lr=1e-3, features=1.0),
+        kind="latency", recover="reconstruct", reconstruction=ReconstructConfig(steps=200, lr=3e-3, batch=BATCH)
+    )
+    return Subject(
+        lambda: cifar.resnet(depth), shares, options, lambda: calibration(0)[: EXAMPLES // BATCH],
+        lambda: cifar.lossless()[2:],
     )  # fmt: skip
-    return Subject(lambda: cifar.resnet(depth), shares, options, lambda: calibration(0), lambda: Some(0),
-                   lambda: cifar.lossless()[2:])  # fmt: skip
 
 
 def _keywords() -> Subject:
     data = mlperf.keyword_data(0)
-    options = LevelOptions(kind="latency", recover="closed-form", allocation=("stream", "sensitivity"), tries=20)
-    return Subject(mlperf.keyword_net, (0.5, 0.7, 1.0), options, lambda: list(data.calibration.split(50)),
-                   lambda: None, lambda: (data.test, data.labels))  # fmt: skip
+    options = LevelOptions(kind="latency", recover="closed-form", allocation=("stream", "sensitivity"))
+    return Subject(
+        mlperf.keyword_net, (0.5, 0.7, 1.0), options, lambda: list(data.calibration.split(50)),
+        lambda: (data.test, data.labels),
+    )  # fmt: skip
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
@@ -100,14 +87,12 @@ def made(name: str, *, again: bool = False) -> tuple[list[Level], dict[str, Any]
 def _make(subject: Subject, folder: Path) -> None:
     torch.set_num_threads(1)
     began = time.process_time()
-    levels = nested_levels(
-        subject.load(), subject.calibration(), subject.shares, subject.options, more=subject.more()
-    )
+    levels = nested_levels(subject.load(), subject.calibration(), subject.shares, subject.options)
     for number, level in enumerate(levels):
         save_tensors(folder / f"{number}.safetensors", level.model.state_dict())
         level.plan.save(folder / f"{number}.json")
     facts = {
-        "shares": list(subject.shares), "kind": subject.options.kind, "recover": subject.options.recover,
+        "shares": list(subject.shares), "kind": subject.options.kind, "recover": subject.options.recover, "examples": sum(map(len, subject.calibration())),
         "macs": [level.cost.macs for level in levels], "params": [level.cost.params for level in levels],
         "exact": all(level.verification.exact for level in levels), "cpu_s": time.process_time() - began,
         "commit": commit(),

@@ -18,7 +18,11 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
-        self.a, self.n, self.b = nn.Conv2d(12, 20, 3, padding=1), nn.BatchNorm2d(20), nn.Conv2d(20, 12, 3, padding=1)
+        self.a, self.n, self.b = (
+            nn.Conv2d(12, 20, 3, padding=1),
+            nn.BatchNorm2d(20),
+            nn.Conv2d(20, 12, 3, padding=1),
+        )
         self.c = nn.Conv2d(12, 24, 3, stride=2, padding=1)
         self.head = nn.Linear(24, 10)
 

@@ -169,7 +169,9 @@ def test_the_weights_of_a_level_fit_its_plan_and_nothing_else_changed(levels: li
 def test_gradients_take_the_dense_network_as_teacher() -> None:
     batches = first_examples(digits().train, 256)
     options = LevelOptions(
-        recover="distill", reconstruction=ReconstructConfig(steps=10), distillation=DistillConfig(epochs=8, lr=3e-3)
+        recover="distill",
+        reconstruction=ReconstructConfig(steps=10),
+        distillation=DistillConfig(epochs=8, lr=3e-3),
     )
     plain, taught = (nested_levels(trained(), batches, (0.2, 1.0), o)[0] for o in (None, options))
 
@@ -182,8 +184,11 @@ def test_gradients_take_the_dense_network_as_teacher() -> None:
     assert error(taught) < error(plain)
 
 
-@pytest.mark.parametrize("shares", [(), (1.0,), (0.5, 0.2), (0.2, 0.2), (0.0, 1.0), (0.5, 1.2), (float("nan"), 1.0),
-                                    (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "shares",
+    [(), (1.0,), (0.5, 0.2), (0.2, 0.2), (0.0, 1.0), (0.5, 1.2), (float("nan"), 1.0),
+     (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)],
+)  # fmt: skip
 def test_shares_that_are_no_levels(shares: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match="no levels"):
         nested_levels(trained(), [torch.randn(4, 1, 8, 8)], shares)
@@ -192,5 +197,5 @@ def test_shares_that_are_no_levels(shares: tuple[float, ...]) -> None:
 def test_nothing_to_calibrate_on_and_no_such_budget() -> None:
     with pytest.raises(UserError, match="nothing to calibrate on"):
         nested_levels(trained(), [], (0.5, 1.0))
-    with pytest.raises(UserError, match="no budget|unknown"):
+    with pytest.raises(UserError, match="magic"):
         nested_levels(trained(), [INPUTS], (0.5, 1.0), LevelOptions(kind="magic"))

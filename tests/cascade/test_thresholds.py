@@ -157,7 +157,9 @@ def test_the_temperature_is_that_of_a_fine_grid(scores: np.ndarray, labels: list
     def missed(temperature: float) -> float:
         z = scores / temperature
         z = z - z.max(axis=1, keepdims=True)
-        return float(np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(z, labels, strict=True)]))
+        return float(
+            np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(z, labels, strict=True)])
+        )
 
     found = fit_temperature(scores, np.array(labels))
     assert missed(found) <= min(map(missed, np.geomspace(0.05, 20, 400))) + 1e-4

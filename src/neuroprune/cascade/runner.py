@@ -226,7 +226,8 @@ class CascadeRunner:
         return self._sessions[level]
 
     def _arrays(self, inputs: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else [np.asarray(array) for array in inputs]
+        several = isinstance(inputs, (list, tuple))
+        arrays = [np.asarray(array) for array in (inputs if several else [inputs])]
         wanted = [value["name"] for value in self.document["inputs"]]
         if len(arrays) != len(wanted) or any(array.ndim == 0 for array in arrays):
             raise UserError(
