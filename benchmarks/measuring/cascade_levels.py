@@ -92,7 +92,8 @@ def _make(subject: Subject, folder: Path) -> None:
         save_tensors(folder / f"{number}.safetensors", level.model.state_dict())
         level.plan.save(folder / f"{number}.json")
     facts = {
-        "shares": list(subject.shares), "kind": subject.options.kind, "recover": subject.options.recover, "examples": sum(map(len, subject.calibration())),
+        "shares": list(subject.shares), "kind": subject.options.kind, "recover": subject.options.recover,
+        "examples": sum(map(len, subject.calibration())),
         "macs": [level.cost.macs for level in levels], "params": [level.cost.params for level in levels],
         "exact": all(level.verification.exact for level in levels), "cpu_s": time.process_time() - began,
         "commit": commit(),

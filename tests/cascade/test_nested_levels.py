@@ -199,3 +199,5 @@ def test_nothing_to_calibrate_on_and_no_such_budget() -> None:
         nested_levels(trained(), [], (0.5, 1.0))
     with pytest.raises(UserError, match="magic"):
         nested_levels(trained(), [INPUTS], (0.5, 1.0), LevelOptions(kind="magic"))
+    with pytest.raises(UserError, match="unknown recover"):
+        nested_levels(trained(), [INPUTS], (0.5, 1.0), LevelOptions(recover="magic"))  # type: ignore[arg-type]

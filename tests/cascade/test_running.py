@@ -252,7 +252,8 @@ def test_operating_points_by_name(runner: CascadeRunner, images: np.ndarray) -> 
 
 def test_inputs_that_do_not_fit(runner: CascadeRunner, images: np.ndarray) -> None:
     for wrong, says in (
-        ([images, images], "takes 1 inputs"), (np.float32(3), "takes 1 inputs"), (images[:, 0], "refuses the inputs"),
+        ([images, images], "takes 1 inputs"), (np.float32(3), "takes 1 inputs"),
+        (images[:, 0], "refuses the inputs"),
         (images.astype(np.float64), "refuses the inputs"), (images[0], "refuses the inputs"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):

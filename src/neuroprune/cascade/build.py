@@ -59,6 +59,7 @@ class CascadeOptions:
     def check(self) -> None:
         """Raises UserError for what cannot be."""
         check_shares(self.levels)
+        self.cutting.check()
         if self.precision not in ("fp32", "int8"):
             raise UserError(f"unknown precision {self.precision!r}", mend="use fp32 or int8")
         if not self.lose or not all(0 <= one <= 100 for one in self.lose):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -48,6 +48,12 @@ class LevelOptions:
     reconstruction: ReconstructConfig | None = None
     distillation: DistillConfig | None = None
 
+    def check(self) -> None:
+        """Raises UserError for a budget or a recovery that there is not."""
+        KINDS.get(self.kind)
+        if self.recover not in get_args(Rung):
+            raise UserError(f"unknown recover {self.recover!r}", mend=f"use one of {', '.join(get_args(Rung))}")
+
 
 @dataclass(frozen=True)
 class Level:
@@ -85,7 +91,7 @@ def nested_levels(
     `prune_to_budget` does.
     """
     options, progress = options or LevelOptions(), progress or SilentProgress()
-    KINDS.get(options.kind)
+    options.check()
     check_shares(shares)
     return _Cutter(model, batches, options, forward, more, progress).levels(shares)
 
