@@ -19,6 +19,7 @@ from neuroprune.cascade.build import CascadeOptions, build_cascade
 from neuroprune.cascade.runner import CascadeRunner
 from neuroprune.tasks.agreement import without_labels
 from neuroprune.tasks.batches import TensorBatches
+from neuroprune.tasks.make import make_task
 from neuroprune.tasks.task import Task
 
 OPTIONS = CascadeOptions(levels=(0.3, 1.0), examples=128, seconds=0.02)
@@ -151,3 +152,32 @@ def test_one_class_alone(tmp_path: Path) -> None:
     runner = build_cascade(model, small_task(X, same), tmp_path / "c", OPTIONS)
     assert runner.points["path-0-1"].shares == (1.0, 0.0)
     assert runner.points["lose-0"].accuracy == 100
+
+
+class Pair(nn.Module):
+    """Two inputs: [N, 4] and [N, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 12), nn.Linear(2, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.head((self.a(x) + self.b(y)).relu())
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, more = Pair().eval(), torch.randn(64, 2)
+    batches = [((X[n : n + 16], more[n : n + 16]), Y[n : n + 16]) for n in range(0, 64, 16)]
+    task = make_task(
+        train=batches, val=batches, example_inputs=(X[:2], more[:2]), forward=lambda net, batch: net(*batch[0])
+    )
+    runner = build_cascade(model, task, tmp_path / "c", OPTIONS)
+    assert [value["shape"] for value in runner.document["inputs"]] == [["batch", 4], ["batch", 2]]
+    with torch.no_grad():
+        wanted = model(X, more).numpy()
+    assert runner([X.numpy(), more.numpy()], point="level-1").outputs == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(UserError, match="different numbers of examples"):
+        runner([X.numpy(), more[:3].numpy()])
+    with pytest.raises(UserError, match="takes 2 inputs"):
+        runner(X.numpy())

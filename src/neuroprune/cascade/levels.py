@@ -11,6 +11,7 @@ from typing import Any, get_args
 from torch import nn
 
 from neuroprune.base.errors import CutRefused, UserError
+from neuroprune.base.modes import copy_of
 from neuroprune.base.nouns import Budget, Cost
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.budget.calibration import example_of
@@ -122,7 +123,7 @@ class _Cutter:
             raise UserError(
                 "there is nothing to calibrate on", value="no batches", mend="give some hundred examples"
             )
-        self.dense, self.batches, self.options = copy.deepcopy(model).eval(), batches, options
+        self.dense, self.batches, self.options = copy_of(model).eval(), batches, options
         self.forward, self.more, self.progress = forward, more or batches, progress
         channels_innermost(self.dense, forward, batches[0])
         self.example = example_of(self.dense, forward, batches[0])
