@@ -95,7 +95,7 @@ def verdict() -> str:
     """The two goals, network by network."""
     if not groups():
         return NOTHING
-    head = ("network", "precision", "accuracy of dense", "of the cascade", "mean / dense", f"at most {ASKED}",
+    head = ("network", "precision", "images reported on", "accuracy of dense", "of the cascade", "mean / dense", f"at most {ASKED}",
             "best single network / dense", "faster than it")  # fmt: skip
     return table(head, [_judged(group) for group in groups()])
 
@@ -107,7 +107,8 @@ def _judged(group: Sequence[Record]) -> Sequence[Any]:
     single = _mean([_best_single(record) for record in group], "mean_ms") / _mean(dense, "mean_ms")
     kept = _over(group, own, "accuracy") >= _over(group, dense, "accuracy")
     return (
-        group[0]["model"], group[0]["precision"], f"{_over(group, dense, 'accuracy'):.2f}",
+        group[0]["model"], group[0]["precision"], sum(record["test"]["examples"] for record in group),
+        f"{_over(group, dense, 'accuracy'):.2f}",
         f"{_over(group, own, 'accuracy'):.2f}", f"{ratio:.2f}", _met(ratio <= ASKED, kept), f"{single:.2f}",
         _met(ratio < single, kept),
     )  # fmt: skip
