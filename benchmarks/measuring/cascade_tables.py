@@ -95,8 +95,8 @@ def verdict() -> str:
     """The two goals, network by network."""
     if not groups():
         return NOTHING
-    head = ("network", "precision", "images reported on", "accuracy of dense", "of the cascade", "mean / dense", f"at most {ASKED}",
-            "best single network / dense", "faster than it")  # fmt: skip
+    head = ("network", "precision", "images reported on", "accuracy of dense", "of the cascade", "mean / dense",
+            f"at most {ASKED}", "best single network / dense", "faster than it")  # fmt: skip
     return table(head, [_judged(group) for group in groups()])
 
 
