@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import (
+    cascade_tables,
     free_summary,
     latency_tables,
     lottery_tables,
@@ -33,6 +34,7 @@ DOCUMENTS = (
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
+            "cascade",
             "coverage",
             "latency",
             "lottery",
@@ -85,6 +87,7 @@ def mask_overhead() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "mask-overhead": mask_overhead,
+    **cascade_tables.TABLES,
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,

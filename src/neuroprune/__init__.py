@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from neuroprune.budget.sensitivity import Sensitivity, sensitivity
     from neuroprune.budget.target import Target
     from neuroprune.budget.to_budget import ToBudgetResult, prune_to_budget
+    from neuroprune.cascade.build import CascadeOptions, build_cascade
+    from neuroprune.cascade.levels import LevelOptions
+    from neuroprune.cascade.runner import CascadeRunner
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import (
         Plan,
@@ -39,6 +42,9 @@ _WHERE = {
     "neuroprune.api": ("CompressResult", "compress"),
     "neuroprune.base.errors": ("BudgetNotMet", "CutRefused", "NeuropruneError", "UserError"),
     "neuroprune.base.nouns": ("Budget", "Cost", "Measurement"),
+    "neuroprune.cascade.build": ("CascadeOptions", "build_cascade"),
+    "neuroprune.cascade.levels": ("LevelOptions",),
+    "neuroprune.cascade.runner": ("CascadeRunner",),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
     "neuroprune.pruning": (
         "Plan",
@@ -61,10 +67,13 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = [
     "Budget",
     "BudgetNotMet",
+    "CascadeOptions",
+    "CascadeRunner",
     "CompressResult",
     "Cost",
     "CutRefused",
     "Group",
+    "LevelOptions",
     "Measurement",
     "NeuropruneError",
     "Plan",
@@ -78,6 +87,7 @@ __all__ = [
     "UserError",
     "Verification",
     "apply",
+    "build_cascade",
     "compress",
     "cost",
     "prune",

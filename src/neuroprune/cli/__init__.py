@@ -13,6 +13,7 @@ import typer
 from neuroprune.base.errors import NeuropruneError
 from neuroprune.cli.analysis import sensitivity
 from neuroprune.cli.artifacts import report, restore, verify
+from neuroprune.cli.cascade import cascade
 from neuroprune.cli.cutting import inspect, prune
 from neuroprune.cli.listing import list_
 from neuroprune.cli.running import compress, demo, run
@@ -44,7 +45,20 @@ def version() -> None:
 
 
 #: in the order in which help shows them
-for _command in (demo, run, compress, inspect, prune, sensitivity, search, verify, restore, report, version):
+for _command in (
+    demo,
+    run,
+    compress,
+    inspect,
+    prune,
+    sensitivity,
+    search,
+    cascade,
+    verify,
+    restore,
+    report,
+    version,
+):
     app.command()(_command)
 app.command("list")(list_)
 
