@@ -252,7 +252,7 @@ class _Search:
             "seed": self.recipe.header.seed, "budget": self.budget.to_json(),
             "evaluations": len(found.history), "distinct": found.distinct,
             "metric": metric, "dense": judge.dense if judge.dense is not None else 100.0,
-            "curve": found.curve(), "front_kind": kind,
+            "notes": list(found.notes), "curve": found.curve(), "front_kind": kind,
             "front": [{"share": one.costs[kind] / space.dense_cost()[kind], "score": one.score,
                        "point": where.to_json()} for where, one in found.front(kind)],
             "best": {"point": point.to_json(), "result": result.to_json(), "groups": groups},
@@ -334,6 +334,7 @@ def summary_lines(done: Searched, folder: Path) -> list[str]:
         share, limit = cost["now"] / cost["dense"], cost["limit"] / cost["dense"]
         lines.append(f"{kind}: {share:.3f} of dense (limit {limit:.3f}){missed}")
     names = (JSON, PAGE, PLAN, WEIGHTS, EVALUATIONS)
+    lines += [f"note: {note}" for note in document["notes"]]
     return [*lines, *(str(folder / name) for name in names)]
 
 

@@ -35,6 +35,7 @@ class Strategy(ABC):
         self.space, self.budget, self.seed = space, budget, seed
         self.told: list[tuple[Point, Result]] = []
         self.pending: list[Point] = []
+        self.notes: list[str] = []  # what a user should know of the search's course
 
     def ask(self) -> Point:
         """The next point to be evaluated, rounded; it meets the budget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from neuroprune.base.errors import UserError
@@ -53,11 +53,12 @@ class InProcess:
 @dataclass(frozen=True)
 class Found:
     """``history``: every point that was asked for, in the order in which results came; ``best``: of those that
-    meet the budget; ``distinct``: how many networks were really evaluated."""
+    meet the budget; ``distinct``: how many networks were really evaluated; ``notes``: the strategy's."""
 
     history: tuple[tuple[Point, Result], ...]
     best: tuple[Point, Result]
     distinct: int
+    notes: tuple[str, ...] = ()
 
     def curve(self) -> list[float]:
         """Best score of a feasible point after each evaluation, by reward."""
@@ -108,7 +109,7 @@ def search(
             loop.step(evaluations)
     finally:
         loop.workers.close()
-    return found_in(evaluator)
+    return replace(found_in(evaluator), notes=tuple(loop.strategy.notes))
 
 
 def found_in(evaluator: Evaluator) -> Found:

@@ -51,7 +51,6 @@ class ReinforcementLearning(Strategy):
             raise UserError("the warm-up cannot be negative", value=warmup, mend="0 lets the agent act at once")
         self.make, self.walk = AGENTS.get(agent), Walk(space, budget)
         self.environment = agent_environment(space, budget)
-        self.notes: list[str] = []
         self.restarts = 0
         self.agent = self._fresh()
         self.warmup = self.agent.warmup if warmup is None else warmup
