@@ -19,7 +19,7 @@ def test_it_writes_a_folder_that_runs_and_prints_the_points(tmp_path: Path) -> N
         "cascade.html", "cascade.json", "cascade.onnx", "level0.onnx", "level1.onnx", "pytorch", "runner.py",
     ]  # fmt: skip
     runner = CascadeRunner.load(tmp_path / "c")
-    assert set(runner.points) == {"lose-0", "lose-2", "level-0", "level-1", "path-0-1"}
+    assert set(runner.points) == {"lose-0", "lose-2", "lose-none", "level-0", "level-1", "path-0-1"}
     assert all(name in done.stdout for name in runner.points)
     assert done.stdout.splitlines()[-2:] == ["c/cascade.json", "c/cascade.html"]
     page = (tmp_path / "c" / "cascade.html").read_text()

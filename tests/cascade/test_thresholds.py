@@ -130,6 +130,20 @@ def test_named_points_keep_what_they_promise() -> None:
     assert "lose-0" not in operating_points(evidence, 100.1, (0.0,))
 
 
+@given(st.integers(0, 10_000))
+def test_where_none_is_lost_every_example_that_the_last_level_gets_right_is_right(seed: int) -> None:
+    evidence = evidence_of(seed)
+    keeps = []
+    for path in paths(3):
+        for threshold in [0.0, *np.linspace(0.02, 1.02, 51), NEVER] if len(path) > 1 else [0.0]:
+            steps = walked(evidence, path, float(threshold))
+            right = [evidence.right[level, example] for example, (level, _) in enumerate(steps)]
+            if all(ours or not last for ours, last in zip(right, evidence.right[2], strict=True)):
+                keeps.append(np.mean([spent for _, spent in steps]))
+    found = operating_points(evidence, 0.0, ())["lose-none"]
+    assert found.mean_ms == pytest.approx(min(keeps))
+
+
 def test_the_frontier_has_no_point_that_another_beats() -> None:
     every = every_point(evidence_of(1))
     best = frontier(every)

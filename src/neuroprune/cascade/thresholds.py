@@ -116,11 +116,25 @@ def thinned(found: Sequence[OperatingPoint], most: int = CURVE) -> list[Operatin
     return [found[place] for place in places]
 
 
+def _losing_none(evidence: Evidence, found: Sequence[OperatingPoint]) -> OperatingPoint:
+    """The last level alone loses none."""
+    last = len(evidence.ms) - 1
+
+    def loses(one: OperatingPoint) -> bool:
+        level = answering(evidence.confidence, one.path, one.threshold)
+        right = evidence.right[level, np.arange(evidence.examples)]
+        return bool((evidence.right[last] & ~right).any())
+
+    return next(one for one in sorted(found, key=lambda p: (p.mean_ms, -p.accuracy)) if not loses(one))
+
+
 def operating_points(evidence: Evidence, dense: float, lose: Sequence[float]) -> Mapping[str, OperatingPoint]:
     """By name, each chosen on the validation data alone.
 
     ``lose-X``: the cheapest point that loses at most X points of the dense network's accuracy ``dense`` (percent);
-    absent where nothing reaches that. ``level-K``: one level alone. ``path-A-B``: along these levels, the cheapest
+    absent where nothing reaches that. ``lose-none``: the cheapest at which no single example is lost that the last
+    level gets right, gains not counted: a few hundred examples tell that better than a difference of accuracies.
+    ``level-K``: one level alone. ``path-A-B``: along these levels, the cheapest
     threshold at which nothing is lost against the last of them.
     """
     found = every_point(evidence)
@@ -129,6 +143,7 @@ def operating_points(evidence: Evidence, dense: float, lose: Sequence[float]) ->
         chosen = cheapest(found, dense - lost)
         if chosen is not None:
             named[f"lose-{lost:g}"] = chosen
+    named["lose-none"] = _losing_none(evidence, found)
     for path in paths(len(evidence.ms)):
         own = [one for one in found if one.path == path]
         last = point(evidence, path[-1:], 0.0).accuracy
