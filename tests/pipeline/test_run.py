@@ -209,7 +209,7 @@ def test_a_round_that_does_not_pay_is_undone(tmp_path: Path) -> None:
         assert not (tmp_path / "out" / "steps" / "03-rounds" / "weights.safetensors").exists()
 
 
-ROUNDS = """\
+MASKED = """\
   - train: {epochs: 2}
   - initialise: {granularity: G}
   - rounds: {granularity: G, epochs: 0, OPTIONS}
@@ -217,7 +217,7 @@ ROUNDS = """\
 
 
 def rounds_of(folder: Path, granularity: str, options: str) -> list[dict[str, Any]]:
-    run_recipe(recipe(ROUNDS.replace("G", granularity).replace("OPTIONS", options)), folder)
+    run_recipe(recipe(MASKED.replace("G", granularity).replace("OPTIONS", options)), folder)
     rounds: list[dict[str, Any]] = read_json(folder / "steps" / "03-rounds" / "record.json")["pieces"]["rounds"]
     return rounds
 

@@ -186,7 +186,7 @@ def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None
     if record["new_cut"]:
         assert context.plan is not None
         apply(context.plan, context.model)
-        context.is_cut, context._trace = True, None
+        context.is_cut, context._trace, context.masks = True, None, None  # masks of before fit no longer
     if (folder / "weights.safetensors").exists():
         context.model.load_state_dict(load_tensors(folder / "weights.safetensors"))
     if (folder / "masks.safetensors").exists():
