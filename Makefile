@@ -15,7 +15,7 @@ test: $(STAMP) chromium lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras"
 
 test-extras: $(STAMP)
-	$(BIN)/pip install -q -e ".[dev,zoo]"
+	$(BIN)/pip install -q -e ".[dev,zoo,rl,search,distributed]"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m extras
 
 lint: $(STAMP)
