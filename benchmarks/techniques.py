@@ -129,9 +129,8 @@ def figures(subject: Subject, dense: nn.Module, thin: Thinned, *, timing: bool) 
         "cut": thin.plan is not None,
     }  # fmt: skip
     if subject.blurred:
-        x, y = torch.from_numpy(cifar.jpeg("test")[1])[::5], None
-        given = cifar.predictions(model, cifar.jpeg_test()[::5])
-        found["jpeg_accuracy"] = 100 * float((given == x).float().mean()) if y is None else None
+        given, labels = cifar.predictions(model, cifar.jpeg_test()[::5]), torch.from_numpy(cifar.jpeg("test")[1])
+        found["jpeg_accuracy"] = 100 * float((given == labels[::5]).float().mean())
     return found | (files(dense, model, task) if timing else {})
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
 import re
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroprune.base.files import write_text
+from neuroprune.base.files import locked, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,22 +40,11 @@ class Records:
     def put(self, record: Record) -> None:
         """Replace the record of the same key; other processes may be writing other records meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path.parent):
+        with locked(self.path.parent):
             kept = self.by_key()
             kept[self.key_of(record)] = plain(record)
             lines = [json.dumps(kept[key], sort_keys=True, allow_nan=False) for key in sorted(kept, key=repr)]
             write_text(self.path, "\n".join(lines) + "\n")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Between processes and between threads: every entry opens the folder anew."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def to_do(

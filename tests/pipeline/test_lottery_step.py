@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from interrupting import Stop
 from onnx import numpy_helper
 
 from neuroprune.base.errors import Interrupted, UserError
@@ -106,27 +107,6 @@ def test_the_control_is_the_dense_network_trained_as_long_and_can_be_had_back(fi
     task = load_task("digits", limit=200, batch_size=32)
     assert task.evaluate(dense, task.val) == results_of(finished)["tickets"][0]["metric"]
     assert [len(curve["epochs"]) for curve in results_of(finished)["curves"]] == [2, 2, 2, 2, 2, 2, 1]
-
-
-class Stop:
-    """A Progress that presses Ctrl-C after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def start(self, title: str, total: int) -> None:
-        pass
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:

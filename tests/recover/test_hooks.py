@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupting import Stop
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
@@ -68,24 +69,6 @@ def held(model: nn.Module) -> Hook:
 
 
 HOOKS: list[Callable[[nn.Module], Hook]] = [gradual, moving, growing, shrinking, held]
-
-
-class Stop:
-    """A Progress that presses Ctrl-C after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def start(self, title: str, total: int) -> None: ...
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("make", HOOKS)

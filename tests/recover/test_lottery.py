@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupting import Stop
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,27 +43,6 @@ def small_task(**options: Any) -> Task:
     x = torch.randn(36, 6, generator=generator)
     y = (x[:, :3] + 0.3 * x[:, 3:]).argmax(1)
     return make_task(train=(x[:24], y[:24]), val=(x[24:], y[24:]), batch_size=8, **options)
-
-
-class Stop:
-    """A Progress that presses Ctrl-C after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left, self.titles = after, list[str]()
-
-    def start(self, title: str, total: int) -> None:
-        self.titles.append(f"{title}: {total}")
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupting import Stop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,27 +58,6 @@ class Net(nn.Module):
             self.calls += 1
         y: Tensor = self.frozen(self.body(x))
         return y
-
-
-class Stop:
-    """A Progress that presses Ctrl-C after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def start(self, title: str, total: int) -> None:
-        pass
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def _loader_task() -> Task:

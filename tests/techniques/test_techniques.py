@@ -148,7 +148,7 @@ def test_before_training_starts_from_the_initial_weights() -> None:
         run_technique("before-training", replace(_setting(), initial=None))
 
 
-def test_synflow_in_steps_leaves_a_path_where_one_step_does_not() -> None:
+def test_synflow_in_steps_leaves_a_path() -> None:
     thin = ran("before-training", density=0.1, epochs=0, criterion="synflow")
     x = _setting().task.example_inputs[0]
     assert thin.notes == ()

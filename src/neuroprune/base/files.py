@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -202,3 +203,14 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
             value=beginning(path),
             mend="copy it again whole, or write it with safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time, and one thread; let go of when the process dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

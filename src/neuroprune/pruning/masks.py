@@ -150,7 +150,7 @@ class Masks:
     @torch.no_grad()
     def apply(self) -> None:
         """Set everything that is off to zero in the model's own tensors, whatever it is now."""
-        for name, tensor in self._current().items():
+        for name, tensor in self.parameters().items():
             bits = self._bits_of(name, tensor)
             tensor.detach().view(bits.dtype).bitwise_and_(bits)
 
@@ -165,11 +165,9 @@ class Masks:
         return known.bits
 
     def parameters(self) -> dict[str, Tensor]:
-        """The model's own tensors that are masked, as they are now, by the names of the masks."""
-        return self._current()
+        """The model's own tensors that are masked, as they are now, by the names of the masks.
 
-    def _current(self) -> dict[str, Tensor]:
-        """Loading may put other tensors in their places; a parametrisation (fake quantisation) gives other names
+        Loading may put other tensors in their places; a parametrisation (fake quantisation) gives other names
         to the same ones."""
         found = {}
         for name, tensor in self._tensors.items():
@@ -186,7 +184,7 @@ class Masks:
     @torch.no_grad()
     def undo(self) -> None:
         """All masks on, and the original weights back, bit for bit."""
-        tensors = self._current()
+        tensors = self.parameters()
         for name, value in self.original.items():
             tensors[name].copy_(value)
             self.masks[name].fill_(1)

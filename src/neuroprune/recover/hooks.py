@@ -105,7 +105,8 @@ class GradualMasks(HeldMasks):
         if fraction > 0:
             saliency = self.saliencies()
             self.spared = self.masks.switch_weights(saliency, fraction, shape=self.shape, spread=self.spread)
-        self.masks.apply()
+        else:
+            self.masks.apply()
         self.fraction = fraction
 
     def state(self) -> dict[str, Tensor]:

@@ -5,15 +5,14 @@ A line torn by a crash is dropped: its result was never used, since use comes af
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.files import locked
 
 
 class Lines:
@@ -84,14 +83,3 @@ def _without_torn_end(file: Any) -> None:
     if end < size:
         file.truncate(end)
     file.seek(0, os.SEEK_END)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time, and one thread; let go of when the process dies."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -20,7 +20,7 @@ from neuroprune.pruning.score import gather, role_of, score
 from neuroprune.pruning.surgery import apply
 from neuroprune.recover.statistics import reestimate_batch_norm
 from neuroprune.techniques._base import Setting, Thinned
-from neuroprune.techniques._masking import first_batches, train
+from neuroprune.techniques._masking import first_batches, parameters, train
 
 #: steps of the bisection over the ratio
 STEPS = 14
@@ -100,7 +100,7 @@ def cut_to(
     statistics = gather(model, criterion, data, setting.task.forward, setting.task.loss, trace=seen)
     whole = (*units.keep, *keep)
     scores = score(model, units.found, criterion, statistics, seed=setting.seed, keep=whole)
-    limit = density * sum(p.numel() for p in setting.model.parameters())
+    limit = density * parameters(setting.model)
 
     def plan_at(ratio: float) -> Plan:
         return allocate(
@@ -140,7 +140,7 @@ def smallest_ratio(model: nn.Module, plan_at: Callable[[float], Plan], limit: fl
     """The plan of the smallest ratio that leaves at most ``limit`` parameters, by bisection."""
 
     def size(plan: Plan) -> int:
-        return sum(p.numel() for p in apply(plan, copy.deepcopy(model)).parameters())
+        return parameters(apply(plan, copy.deepcopy(model)))
 
     low, high = 0.0, 0.999
     best = plan_at(high)

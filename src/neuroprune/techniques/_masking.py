@@ -18,12 +18,43 @@ from neuroprune.pruning.score import gather, saliencies
 from neuroprune.pruning.select_weights import Spread
 from neuroprune.recover.config import FitConfig
 from neuroprune.recover.fit import fit
-from neuroprune.recover.hooks import GradualMasks, HeldMasks, Hook
+from neuroprune.recover.hooks import GradualMasks, HeldMasks, Hook, Saliencies
 from neuroprune.tasks.task import Batch
 from neuroprune.techniques._base import Setting, Thinned, Training
 
 #: batches that a criterion looks at for each choice
 BATCHES = 8
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def every(setting: Setting) -> int:
+    """Steps between two choices of masks: some thirty choices in a training."""
+    return max(1, len(setting.task.train) * setting.fit.epochs // 30)
+
+
+def tightening(
+    setting: Setting,
+    masks: Masks,
+    fraction: float,
+    saliencies: Saliencies,
+    *,
+    schedule: str,
+    shape: str = "weight",
+    spread: Spread,
+    name: str,
+) -> GradualMasks:
+    """Masks that follow ``schedule`` over three quarters of the training. All at once, and already in force, where
+    there is none; N:M has one share, which goes at once."""
+    if pattern(shape).fixed or setting.fit.epochs == 0:
+        schedule = "one-shot"
+    course = Schedule(schedule, target=fraction, end=0.0 if schedule == "one-shot" else 0.75)
+    hook = GradualMasks(masks, course, saliencies, shape=shape, spread=spread, every=every(setting), name=name)
+    if setting.fit.epochs == 0:
+        hook.start(0)
+    return hook
 
 
 def first_batches(setting: Setting) -> Iterator[Batch]:
@@ -52,9 +83,9 @@ def fraction_of(setting: Setting, masks: Masks, model: nn.Module) -> float:
 
     Raises UserError where what no mask covers is more than that already.
     """
-    whole = sum(p.numel() for p in setting.model.parameters())
+    whole = parameters(setting.model)
     covered = sum(mask.numel() for mask in masks.masks.values())
-    rest = sum(p.numel() for p in model.parameters()) - covered
+    rest = parameters(model) - covered
     stays = (setting.density * whole - rest) / max(covered, 1)
     if stays <= 0 or not covered:
         raise UserError(
@@ -82,32 +113,26 @@ def sparse(
     shape: str = "weight",
     spread: Spread = "normalised",
     schedule: str = "cubic",
-    end: float = 0.75,
     keep: Sequence[str] = (),
     model: nn.Module | None = None,
     label: str = "training under masks",
 ) -> Thinned:
-    """Masks that tighten by ``schedule`` while the network is trained; at once where there is no training.
+    """Masks that tighten by ``schedule`` while the network is trained (`tightening`).
 
     ``model``: trained in place of a copy of the dense one (of which ``setting.density`` is a share all the same).
-    N:M has one share, which goes at once.
     """
     model = copy.deepcopy(setting.model) if model is None else model
     masks = Masks.for_weights(model, keep)
-    fraction = fraction_of(setting, masks, model)
-    if pattern(shape).fixed or setting.fit.epochs == 0:
-        schedule = "one-shot"
-    hook = GradualMasks(
+    hook = tightening(
+        setting,
         masks,
-        Schedule(schedule, target=fraction, end=0.0 if schedule == "one-shot" else end),
+        fraction_of(setting, masks, model),
         lambda: saliency_of(setting, model, criterion),
+        schedule=schedule,
         shape=shape,
         spread=spread,
-        every=max(1, len(setting.task.train) * setting.fit.epochs // 30),
         name=f"{criterion} {setting.seed}",
     )
-    if setting.fit.epochs == 0:
-        hook.start(0)
     trainings = train(setting, model, label, hook)
     return Thinned(model.eval(), masks=masks, trainings=trainings, notes=spared(hook.spared))
 

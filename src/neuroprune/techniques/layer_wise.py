@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 from neuroprune.base.errors import UserError
-from neuroprune.pruning.depth import prune_depth
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.cut import PruneResult
+from neuroprune.pruning.depth import prune_depth, units_of
 from neuroprune.recover.statistics import reestimate_batch_norm
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
-from neuroprune.techniques._masking import first_batches, train
+from neuroprune.techniques._masking import first_batches, parameters, train
 
 
 @TECHNIQUES.register(
@@ -18,23 +18,28 @@ from neuroprune.techniques._masking import first_batches, train
 )
 def layer_wise(setting: Setting, *, criterion: str = "output_change", keep: tuple[str, ...] = ()) -> Thinned:
     """As few blocks as make the network small enough. Raises UserError where all of them do not."""
-    inputs = setting.task.example_inputs
-    limit = setting.density * sum(p.numel() for p in setting.model.parameters())
-    for percent in range(2, 101, 2):
-        found = prune_depth(
-            copy.deepcopy(setting.model), inputs, min(percent / 100, 0.999), criterion=criterion, keep=keep,
-            seed=setting.seed,
-        )  # fmt: skip
-        size = sum(p.numel() for p in found.model.parameters())
-        if size <= limit:
-            break
-    else:
+    inputs, limit = setting.task.example_inputs, setting.density * parameters(setting.model)
+    count = len(units_of(setting.model, find_blocks(setting.model, inputs, seed=setting.seed)[0]))
+
+    def without(gone: int) -> PruneResult:
+        ratio = min(gone / max(count, 1), 1 - 1e-12)
+        return prune_depth(setting.model, inputs, ratio, criterion=criterion, keep=keep, seed=setting.seed)
+
+    found, low, high = without(count), 0, count
+    if parameters(found.model) > limit:
         raise UserError(
             "removing every block that can go does not make the network that small",
             where=f"model {type(setting.model).__name__}",
-            value=f"{size:,} parameters stay, {int(limit):,} may",
+            value=f"{parameters(found.model):,} parameters stay, {int(limit):,} may",
             mend="give a larger density, or take a technique that makes layers narrower",
         )
+    while high - low > 1:  # what goes at a count goes at every larger one
+        middle = (low + high) // 2
+        tried = without(middle)
+        if parameters(tried.model) <= limit:
+            found, high = tried, middle
+        else:
+            low = middle
     small = found.model
     reestimate_batch_norm(small, first_batches(setting), setting.task.forward)
     trainings = train(setting, small, "training without the blocks")

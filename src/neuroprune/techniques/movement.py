@@ -10,7 +10,7 @@ from neuroprune.pruning.schedules import Schedule
 from neuroprune.pruning.select_weights import Spread
 from neuroprune.recover.hooks import MovementMasks
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
-from neuroprune.techniques._masking import fraction_of, spared, train
+from neuroprune.techniques._masking import every, fraction_of, spared, train
 
 
 @TECHNIQUES.register(
@@ -33,7 +33,6 @@ def movement(
     model = copy.deepcopy(setting.model)
     masks = Masks.for_weights(model, keep)
     course = Schedule(schedule, target=fraction_of(setting, masks, model), begin=begin, end=0.75)
-    every = max(1, len(setting.task.train) * setting.fit.epochs // 30)
-    hook = MovementMasks(masks, course, spread=spread, every=every)
+    hook = MovementMasks(masks, course, spread=spread, every=every(setting))
     trainings = train(setting, model, "training under masks", hook)
     return Thinned(model.eval(), masks=masks, trainings=trainings, notes=spared(hook.spared))

@@ -10,13 +10,11 @@ from neuroprune.base.errors import UserError
 from neuroprune.compression.cluster import cluster_weights
 from neuroprune.pruning.criteria import CRITERIA, WeightView
 from neuroprune.pruning.masks import Masks
-from neuroprune.pruning.schedules import Schedule
 from neuroprune.pruning.score import view_of
 from neuroprune.pruning.select_weights import Spread
-from neuroprune.recover.hooks import GradualMasks
 from neuroprune.recover.on_grid import weights_on_grid
 from neuroprune.techniques._base import TECHNIQUES, Setting, Thinned
-from neuroprune.techniques._masking import fraction_of, spared, train
+from neuroprune.techniques._masking import fraction_of, spared, tightening, train
 
 
 @TECHNIQUES.register(
@@ -44,21 +42,15 @@ def quantization_aware(
     model = copy.deepcopy(setting.model)
     masks = Masks.for_weights(model, keep)
     fraction = fraction_of(setting, masks, model)
-    if setting.fit.epochs == 0:
-        schedule = "one-shot"
-    hook = GradualMasks(
-        masks,
-        Schedule(schedule, target=fraction, end=0.0 if schedule == "one-shot" else 0.75),
-        lambda: {
-            name: _saliency(criterion, name, value, setting.seed) for name, value in masks.parameters().items()
-        },
-        spread=spread,
-        every=max(1, len(setting.task.train) * setting.fit.epochs // 30),
-        name=f"{criterion} {setting.seed} {bits}",
-    )
+
+    def saliencies() -> dict[str, Tensor]:
+        return {name: _saliency(criterion, name, p, setting.seed) for name, p in masks.parameters().items()}
+
     with weights_on_grid(model, bits):
-        if setting.fit.epochs == 0:
-            hook.start(0)
+        hook = tightening(
+            setting, masks, fraction, saliencies, schedule=schedule, spread=spread,
+            name=f"{criterion} {setting.seed} {bits}",
+        )  # fmt: skip
         trainings = train(setting, model, "quantisation-aware training", hook)
     masks = _again(model, masks)
     facts = {"bits": bits}

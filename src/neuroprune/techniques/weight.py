@@ -20,6 +20,5 @@ def weight(
     spread: Spread = "erk",
     keep: tuple[str, ...] = (),
 ) -> Thinned:
-    """``criterion``: any that scores single weights. ``schedule`` and ``spread``: see `Schedule`, `Spread`; of the
-    spreads, densities by the layers' shapes (erk) did best on the validation digits at 10x and 20x."""
+    """``criterion``: any that scores single weights. ``schedule`` and ``spread``: see `Schedule`, `Spread`."""
     return sparse(setting, criterion=criterion, schedule=schedule, spread=spread, keep=keep)

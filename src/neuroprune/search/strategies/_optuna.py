@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.files import locked
 from neuroprune.base.nouns import Budget
 from neuroprune.search._base import Strategy
 from neuroprune.search.evaluate import Result
-from neuroprune.search.log import locked
 from neuroprune.search.space import Point, Space
 
 STORAGE = "study.db"
