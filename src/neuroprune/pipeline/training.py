@@ -11,6 +11,7 @@ from torch import nn
 
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import StepConfig
+from neuroprune.recover.computing import Device, Precision
 from neuroprune.recover.fit import Distill, FitConfig, fit
 
 
@@ -18,7 +19,7 @@ class FitOptions(StepConfig):
     """As `recover.fit.FitConfig`; the seed comes from the run.
 
     ``patience``: stop after so many epochs without a better metric on val, and keep the best epoch's weights;
-    without it the last epoch counts.
+    without it the last epoch counts. ``label_smoothing``: share of the label that all classes get (Szegedy 2016).
     """
 
     epochs: int = Field(10, ge=0)
@@ -33,6 +34,10 @@ class FitOptions(StepConfig):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     patience: int | None = Field(None, ge=1)
     min_delta: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, le=1)
+    compute: Device = "auto"
+    precision: Precision = "fp32"
+    channels_last: bool = False
 
     @field_validator("min_delta")
     @classmethod
@@ -55,6 +60,10 @@ class FitOptions(StepConfig):
             milestones=self.milestones,
             patience=self.patience,
             min_delta=self.min_delta,
+            label_smoothing=self.label_smoothing,
+            compute=self.compute,
+            precision=self.precision,
+            channels_last=self.channels_last,
             seed=seed,
             distill=distill,
         )

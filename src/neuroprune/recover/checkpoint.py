@@ -172,5 +172,7 @@ def _unpack(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.op
         kind, _, rest = full.partition("/")
         if kind == "optimizer":
             name, _, key = rest.rpartition("/")
+            parameter = parameters[name]
+            here = parameter.device if tensor.shape == parameter.shape else tensor.device  # step counts stay
             # a clone: tensors out of a file need not be aligned, and kernels may round otherwise then
-            optimizer.state[parameters[name]][key] = tensor.clone()
+            optimizer.state[parameter][key] = tensor.clone().to(here)

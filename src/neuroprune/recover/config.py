@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.registry import nearest
+from neuroprune.recover.computing import DEVICES, PRECISIONS, Device, Precision
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "constant", "onecycle"]
@@ -57,6 +58,10 @@ class FitConfig:
     Without ``patience`` all epochs are trained and the last one's weights count. With it training stops once so
     many epochs in a row have not raised the best metric on the validation data by more than ``min_delta`` (in the
     metric's unit), and the best epoch's weights count, also where nothing was stopped (Prechelt 1998).
+
+    ``compute``: on a GPU where there is one (``auto``), or where it says; ``precision`` of the matrix products:
+    ``bf16`` computes them in bfloat16 (torch.autocast) and leaves weights and optimizer in float32;
+    ``channels_last``: images as [N, H, W, C] in memory, which convolutions of most processors prefer.
     """
 
     epochs: int
@@ -74,8 +79,13 @@ class FitConfig:
     milestones: tuple[float, ...] = (0.5, 0.75)
     patience: int | None = None
     min_delta: float = 0.0
+    compute: Device = "auto"
+    precision: Precision = "fp32"
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
+        _one_of("compute", self.compute, DEVICES)
+        _one_of("precision", self.precision, PRECISIONS)
         _one_of("optimizer", self.optimizer, get_args(Optimizer))
         _one_of("schedule", self.schedule, get_args(Schedule))
         for name, low, high in (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.modes import evaluation, gradients
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.pruning.plan import Plan
+from neuroprune.recover.batch_gradient import BatchGradient, BatchResult
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
+from neuroprune.recover.computing import Computing
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.features import Features, matched
 from neuroprune.recover.hooks import HeldMasks, Hook
@@ -65,9 +67,17 @@ def fit(
     store = Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan, hook)) if checkpoint else None
     _check_hook(hook, config)
     features = _features(model, task, config, teacher, plan)
-    with gradients(model), _training(model, teacher), features.watched() if features else nullcontext():
+    computing = Computing.chosen(config.compute, config.precision, config.channels_last)
+    networks = [model] if teacher is None else [model, teacher]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(gradients(model))
+        stack.enter_context(_training(networks))
+        stack.enter_context(computing.placed(*networks))
+        if features is not None:
+            stack.enter_context(features.watched())
         objective = Objective(task, config, teacher, features)
-        run = _Run(model, task, config, objective, after_step, progress or SilentProgress(), hook)
+        gradient = BatchGradient(model, task, objective, computing)
+        run = _Run(gradient, config, after_step, progress or SilentProgress(), hook)
         if store is not None:
             run.records, run.best = store.restore(model, run.optimizer, hook)
         if hook is not None and not run.records:
@@ -102,13 +112,13 @@ def _features(
 
 
 @contextlib.contextmanager
-def _training(model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
-    """Modes of all modules and the global random generators are the caller's again afterwards."""
-    networks = [model] if teacher is None else [model, teacher]
+def _training(networks: list[nn.Module]) -> Iterator[None]:
+    """Modes of all modules and the global random generators are the caller's again afterwards; a teacher, which
+    comes second, only looks on."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     generators = RandomState()
     try:
-        if teacher is not None:
+        for teacher in networks[1:]:
             teacher.eval()
         yield
     finally:
@@ -122,18 +132,17 @@ class _Run:
 
     def __init__(
         self,
-        model: nn.Module,
-        task: Task,
+        gradient: BatchGradient,
         config: FitConfig,
-        objective: Objective,
         after_step: Callable[[], None] | None,
         progress: Progress,
         hook: Hook | None,
     ) -> None:
-        self.model, self.task, self.config, self.objective = model, task, config, objective
+        self.gradient, self.config = gradient, config
+        self.model, self.task, self.computing = gradient.model, gradient.task, gradient.computing
         self.after_step, self.progress, self.hook = after_step, progress, hook
-        self.optimizer = make_optimizer(model, config)
-        self.steps = len(task.train)
+        self.optimizer = make_optimizer(self.model, config)
+        self.steps = len(self.task.train)
         self.note = ""
         self.records: list[EpochRecord] = []
         self.best: dict[str, Tensor] | None = None  # weights of the best epoch, with early stopping
@@ -164,71 +173,59 @@ class _Run:
         return EpochRecord(epoch, train_loss, val_loss, val_metric, train_metric, time.perf_counter() - began)
 
     def _train(self, epoch: int) -> tuple[float, float | None]:
-        counts = isinstance(self.task.evaluate, Accuracy) and self.task.has_labels
+        """Mean loss, and the share of right predictions in percent where predictions are right or wrong."""
         total = examples = right = judged = 0.0
         _train_mode(self.model)
         # rounds of short runs with seeds of their own must not see the same order each time
         batches = self.task.train.epoch(self.config.seed * 100_000 + epoch)
         for index, batch in enumerate(batches):
             rate = self.config.learning_rate((epoch - 1) * self.steps + index, self.steps)
-            loss, output = self._step(batch, rate, f"epoch {epoch}, batch {index}, lr {rate:.3g}")
+            done = self._step(batch, rate, f"epoch {epoch}, batch {index}, lr {rate:.3g}")
             if self.hook is not None:
-                done, steps = (epoch - 1) * self.steps + index + 1, self.config.epochs * self.steps
-                self.hook.after_step(self.optimizer, done, steps)
+                count, steps = (epoch - 1) * self.steps + index + 1, self.config.epochs * self.steps
+                self.hook.after_step(self.optimizer, count, steps)
             size = batch_length(batch)
-            total, examples = total + loss * size, examples + size
-            if counts:
-                hits, count = Accuracy.hits(batch, output)
-                right, judged = right + hits, judged + count
-            self.progress.advance(f"epoch {epoch}/{self.config.epochs}  {self.note or f'loss {loss:.4g}'}")
-        return total / max(examples, 1), (100.0 * right / max(judged, 1) if counts else None)
+            total, examples = total + done.loss * size, examples + size
+            right, judged = right + done.right, judged + done.judged
+            self.progress.advance(f"epoch {epoch}/{self.config.epochs}  {self.note or f'loss {done.loss:.4g}'}")
+        return total / max(examples, 1), (100.0 * right / max(judged, 1) if self.gradient.counts else None)
 
-    def _step(self, batch: Batch, rate: float, where: str) -> tuple[float, object]:
-        """One optimizer step; the loss and the output before it."""
+    def _step(self, batch: Batch, rate: float, where: str) -> BatchResult:
+        """One optimizer step; what the network said before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._forward(batch, where)
-        loss = self.objective(batch, output)
-        value = float(loss.detach())
-        _check_finite(value, where)
-        loss.backward()  # type: ignore[no-untyped-call]
+        done = self.gradient(batch, where)
+        _check_finite(done.loss, where)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         if self.after_step is not None:
             self.after_step()
-        return value, output
-
-    def _forward(self, batch: Batch, where: str) -> object:
-        try:
-            return self.task.forward(self.model, batch)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise UserError(
-                "batch norm cannot train on a batch of one example",
-                where=where,
-                mend="make the loader with drop_last=True, or choose another batch size",
-            ) from error
+        return done
 
     def _validate(self, epoch: int) -> tuple[float, float]:
         """Loss and metric on the validation data, in one pass where the metric is plain accuracy."""
         counts = isinstance(self.task.evaluate, Accuracy)
         total = examples = right = judged = 0.0
         with evaluation(self.model):
-            for batch in self.task.val.epoch(None):
-                output = self.task.forward(self.model, batch)
-                size = batch_length(batch)
-                total += float(self.objective.plain(batch, output)) * size
+            for stored in self.task.val.epoch(None):
+                batch, size = self.computing.moved(stored), batch_length(stored)
+                output = self.computing.run(self.task.forward, self.model, batch)
+                total += float(self.gradient.objective.plain(batch, output)) * size
                 examples += size
                 if counts:
                     hits, count = Accuracy.hits(batch, output)
                     right, judged = right + hits, judged + count
         loss = total / max(examples, 1)
         _check_finite(loss, f"validation after epoch {epoch}")
-        metric = 100.0 * right / max(judged, 1) if counts else self.task.evaluate(self.model, self.task.val)
-        return loss, metric
+        return loss, 100.0 * right / max(judged, 1) if counts else self._own_metric()
+
+    def _own_metric(self) -> float:
+        """The task's ``evaluate`` knows no devices: it gets its network where its batches are."""
+        if self.computing.device.type == "cpu":
+            return self.task.evaluate(self.model, self.task.val)
+        return self.task.evaluate(copy.deepcopy(self.model).cpu(), self.task.val)
 
 
 def _train_mode(model: nn.Module) -> None:

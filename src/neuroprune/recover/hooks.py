@@ -224,7 +224,7 @@ class Regrowth(HeldMasks):
         fresh = back[~mask[back]]
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value.view(-1)[fresh] = 0
+                value[torch.unravel_index(fresh, value.shape)] = 0
         after = left.index_fill(0, back, True).view_as(parameter)
         self.masks.masks[name] = after.to(self.masks.masks[name].dtype)
 
