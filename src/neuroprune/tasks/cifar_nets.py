@@ -1,4 +1,4 @@
-"""The two networks of system S4, for 32x32 colour images. Source: `SOURCES.md`, S4; shapes are our choice there."""
+"""The two networks of system S4, for 32x32 colour images; their shapes are our choice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _RESNET34 = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
 class ImageNetResNet(nn.Module):
-    """A 7x7 stem of stride 2, max pooling, stages of basic blocks, linear head. [N, channels, H, W] -> [N, classes].
+    """A 7x7 stem of stride 2, max pooling, stages of basic blocks, linear head.
+
+    [N, channels, H, W] -> [N, classes].
 
     A 32x32 image is 8x8 after stem and pooling and 1x1 at the end: little computing, and accuracy lost by it.
     """
