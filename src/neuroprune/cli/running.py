@@ -135,7 +135,19 @@ def _run(path: Path, overrides: list[str] | None, out: Path | None, resume: bool
 
 
 def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None) -> None:
-    """Run, print the table, end with the path of the report; raise for a missed budget after that."""
+    """Run, print the table, end with the path of the report; raise for a missed budget after that.
+
+    Under torchrun the first process does so, and the others share its trainings.
+    """
+    from neuroprune.pipeline.run import code_of
+    from neuroprune.recover.data_parallel import gathered
+
+    with gathered(lambda: code_of(recipe), recipe.header.threads) as leads:
+        if leads:
+            _execute_alone(recipe, out, resume, replay)
+
+
+def _execute_alone(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None) -> None:
     from rich.console import Console
 
     from neuroprune.base.progress import RichProgress

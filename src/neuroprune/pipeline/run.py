@@ -31,6 +31,7 @@ from neuroprune.tasks.agreement import without_labels
 from neuroprune.tasks.batches import RandomState
 from neuroprune.tasks.check import check_task
 from neuroprune.tasks.classes import class_count
+from neuroprune.tasks.importing import import_code
 from neuroprune.tasks.models import load_model
 from neuroprune.tasks.task import Task
 
@@ -137,6 +138,13 @@ def model_of(recipe: Recipe) -> nn.Module:
         raise UserError("the recipe names no model", mend="add 'model: {spec: package.module:callable}'")
     weights = Path(spec.weights) if spec.weights else None
     return load_model(spec.spec, weights=weights, kwargs=spec.kwargs, seed=recipe.header.seed)
+
+
+def code_of(recipe: Recipe) -> None:
+    """Import what the recipe's network and data are made of, without making either. Raises UserError."""
+    for spec in (recipe.header.model, recipe.header.data):
+        if spec is not None:
+            import_code(spec.spec)
 
 
 def _identity(recipe: Recipe, model: nn.Module, task: Task) -> dict[str, Any]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroprune.base.errors import UserError
+from neuroprune.base.modes import gradients
+from neuroprune.pruning.plan import Plan
 from neuroprune.recover.computing import Computing
+from neuroprune.recover.config import FitConfig
+from neuroprune.recover.features import Features, matched
 from neuroprune.recover.objective import Objective
+from neuroprune.tasks.batches import RandomState
 from neuroprune.tasks.task import Accuracy, Batch, Task
 
 
@@ -49,3 +58,54 @@ class BatchGradient:
                 where=where,
                 mend="make the loader with drop_last=True, or choose another batch size",
             ) from error
+
+
+@contextmanager
+def batch_gradient(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None
+) -> Iterator[BatchGradient]:
+    """Model and teacher ready to be trained and asked, where ``config`` says; afterwards as they were, but for
+    what was learnt. Raises UserError for a teacher, labels, features or a device that are lacking."""
+    features = _features(model, task, config, teacher, plan)
+    computing = Computing.chosen(config.compute, config.precision, config.channels_last)
+    networks = [model] if teacher is None else [model, teacher]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(gradients(model))
+        stack.enter_context(_training(networks))
+        stack.enter_context(computing.placed(*networks))
+        if features is not None:
+            stack.enter_context(features.watched())
+        yield BatchGradient(model, task, Objective(task, config, teacher, features), computing)
+
+
+def train_mode(model: nn.Module) -> None:
+    """But a frozen batch norm goes on to use its statistics: moving ones would change a body that is to stay."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
+
+
+def _features(
+    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None
+) -> Features | None:
+    """What is compared beside the outputs; None where it has no weight."""
+    if teacher is None or config.distill is None or not config.distill.features:
+        return None
+    return matched(teacher, model, plan, task.forward, next(iter(task.train.epoch(None))))
+
+
+@contextmanager
+def _training(networks: list[nn.Module]) -> Iterator[None]:
+    """Modes of all modules and the global random generators are the caller's again afterwards; a teacher, which
+    comes second, only looks on."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    generators = RandomState()
+    try:
+        for teacher in networks[1:]:
+            teacher.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        generators.restore()

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.modes import evaluation, gradients
+from neuroprune.base.modes import evaluation
 from neuroprune.base.progress import Progress, SilentProgress
 from neuroprune.pruning.plan import Plan
-from neuroprune.recover.batch_gradient import BatchGradient, BatchResult
+from neuroprune.recover.batch_gradient import BatchGradient, BatchResult, train_mode
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
-from neuroprune.recover.computing import Computing
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
-from neuroprune.recover.features import Features, matched
+from neuroprune.recover.data_parallel import shared
 from neuroprune.recover.hooks import HeldMasks, Hook
-from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
 
@@ -66,18 +62,8 @@ def fit(
     """
     store = Checkpoint(checkpoint, run_identity(model, task, config, teacher, plan, hook)) if checkpoint else None
     _check_hook(hook, config)
-    features = _features(model, task, config, teacher, plan)
-    computing = Computing.chosen(config.compute, config.precision, config.channels_last)
-    networks = [model] if teacher is None else [model, teacher]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(gradients(model))
-        stack.enter_context(_training(networks))
-        stack.enter_context(computing.placed(*networks))
-        if features is not None:
-            stack.enter_context(features.watched())
-        objective = Objective(task, config, teacher, features)
-        gradient = BatchGradient(model, task, objective, computing)
-        run = _Run(gradient, config, after_step, progress or SilentProgress(), hook)
+    with shared(model, task, config, teacher, plan) as (gradient, backward):
+        run = _Run(gradient, backward, config, after_step, progress or SilentProgress(), hook)
         if store is not None:
             run.records, run.best = store.restore(model, run.optimizer, hook)
         if hook is not None and not run.records:
@@ -102,43 +88,19 @@ def _check_hook(hook: Hook | None, config: FitConfig) -> None:
         )
 
 
-def _features(
-    model: nn.Module, task: Task, config: FitConfig, teacher: nn.Module | None, plan: Plan | None
-) -> Features | None:
-    """What is compared beside the outputs; None where it has no weight."""
-    if teacher is None or config.distill is None or not config.distill.features:
-        return None
-    return matched(teacher, model, plan, task.forward, next(iter(task.train.epoch(None))))
-
-
-@contextlib.contextmanager
-def _training(networks: list[nn.Module]) -> Iterator[None]:
-    """Modes of all modules and the global random generators are the caller's again afterwards; a teacher, which
-    comes second, only looks on."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    generators = RandomState()
-    try:
-        for teacher in networks[1:]:
-            teacher.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        generators.restore()
-
-
 class _Run:
     """The moving parts of one ``fit``."""
 
     def __init__(
         self,
         gradient: BatchGradient,
+        backward: Callable[[Batch, str], BatchResult],
         config: FitConfig,
         after_step: Callable[[], None] | None,
         progress: Progress,
         hook: Hook | None,
     ) -> None:
-        self.gradient, self.config = gradient, config
+        self.gradient, self.backward, self.config = gradient, backward, config
         self.model, self.task, self.computing = gradient.model, gradient.task, gradient.computing
         self.after_step, self.progress, self.hook = after_step, progress, hook
         self.optimizer = make_optimizer(self.model, config)
@@ -175,7 +137,7 @@ class _Run:
     def _train(self, epoch: int) -> tuple[float, float | None]:
         """Mean loss, and the share of right predictions in percent where predictions are right or wrong."""
         total = examples = right = judged = 0.0
-        _train_mode(self.model)
+        train_mode(self.model)
         # rounds of short runs with seeds of their own must not see the same order each time
         batches = self.task.train.epoch(self.config.seed * 100_000 + epoch)
         for index, batch in enumerate(batches):
@@ -195,7 +157,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        done = self.gradient(batch, where)
+        done = self.backward(batch, where)
         _check_finite(done.loss, where)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -226,14 +188,6 @@ class _Run:
         if self.computing.device.type == "cpu":
             return self.task.evaluate(self.model, self.task.val)
         return self.task.evaluate(copy.deepcopy(self.model).cpu(), self.task.val)
-
-
-def _train_mode(model: nn.Module) -> None:
-    """But a frozen batch norm goes on to use its statistics: moving ones would change a body that is to stay."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
-            module.eval()
 
 
 def _check_finite(loss: float, where: str) -> None:

@@ -49,6 +49,15 @@ def call(spec: str, kwargs: dict[str, Any], what: str) -> Any:
             ) from error
 
 
+def import_code(spec: str) -> None:
+    """Import the module or file that ``spec`` names a callable of; nothing for other specs (``digits``)."""
+    source, _, name = spec.rpartition(":")
+    if source.endswith(".py") or ("." in source and "/" not in source):
+        folder = Path(source).resolve().parent if source.endswith(".py") else Path.cwd()
+        with _importable(folder):
+            find(source, name, "code")
+
+
 def find(source: str, name: str, what: str) -> Callable[..., Any]:
     """The callable ``name`` of a module or file. Raises UserError with the nearest name in there."""
     module = _load_file(Path(source), what) if source.endswith(".py") else _load_module(source, what)
