@@ -150,3 +150,42 @@ def test_shipped_recipes_are_valid() -> None:
 def test_recipes_at_the_top_of_the_checkout_are_the_packaged_ones() -> None:
     top = Path(__file__).resolve().parents[2] / "recipes"
     assert top.resolve() == next(iter(shipped_recipes().values())).parent
+
+
+PROFILES = GOOD + """\
+profiles:
+  quick:
+    steps.train.epochs: 1
+    data.limit: 50
+    steps.6.lr: 0.5
+  broken: {steps.train.epoks: 3}
+"""
+
+
+def test_a_profile_is_a_set_of_changes_and_the_command_line_has_the_last_word() -> None:
+    plain, quick = parse_recipe(PROFILES), parse_recipe(PROFILES, profile="quick")
+    assert plain.digest() == parse_recipe(GOOD).digest()
+    assert quick.header.data is not None
+    assert (quick.header.data.limit, quick.steps[0].config.model_dump()["epochs"]) == (50, 1)
+    assert quick.steps[5].config.model_dump()["lr"] == 0.5
+    assert parse_recipe(quick.text).digest() == quick.digest()  # the run folder's copy needs no profile
+    last = parse_recipe(PROFILES, overrides=["data.limit=70"], profile="quick")
+    assert last.header.data is not None
+    assert last.header.data.limit == 70
+
+
+@pytest.mark.parametrize(
+    ("profile", "text", "expected"),
+    [
+        ("quik", PROFILES, ["no profile 'quik'", "did you mean 'quick'", "its profiles: quick, broken"]),
+        ("quick", GOOD, ["no profile 'quick'", "its profiles: none"]),
+        ("broken", PROFILES, ["unknown key 'epoks' in step train", "r.yaml:20", "did you mean 'epochs'"]),
+        ("x", GOOD + "profiles: [x]\n", ["profiles are names with the keys they change", "r.yaml:15"]),
+        ("x", GOOD + "profiles: {x: {steps.cat.k: 1}}\n", ["profile x: steps.cat.k", "no step 'cat'", "'cut'"]),
+    ],
+)
+def test_profiles_that_cannot_be_are_answered(profile: str, text: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(text, "r.yaml", (), profile)
+    for words in expected:
+        assert words in str(caught.value)

@@ -19,6 +19,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, steps.train.epochs=3."),
 ]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="A set of changes that the recipe has a name for, e.g. fast.")
+]
 Args = Annotated[
     list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the model's constructor.")
 ]

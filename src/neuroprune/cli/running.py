@@ -18,6 +18,7 @@ from neuroprune.cli.options import (
     Limit,
     Model,
     Out,
+    Profile,
     Replay,
     Resize,
     Resume,
@@ -44,6 +45,7 @@ def run(
     out: Out = None,
     resume: Resume = False,
     set_: Set = None,
+    profile: Profile = None,
     replay: Replay = None,
 ) -> None:
     """Run the steps of a recipe."""
@@ -51,7 +53,7 @@ def run(
 
     path = Path(recipe)
     shipped = shipped_recipes().get(recipe)
-    _run(shipped if shipped is not None and not path.exists() else path, set_, out, resume, replay)
+    _run(shipped if shipped is not None and not path.exists() else path, set_, out, resume, replay, profile)
 
 
 @guarded
@@ -128,10 +130,17 @@ def compress(
     _execute(recipe, out, resume, replay)
 
 
-def _run(path: Path, overrides: list[str] | None, out: Path | None, resume: bool, replay: Path | None) -> None:
+def _run(
+    path: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: bool,
+    replay: Path | None,
+    profile: str | None = None,
+) -> None:
     from neuroprune.pipeline.recipe import load_recipe
 
-    _execute(load_recipe(path, overrides or []), out, resume, replay)
+    _execute(load_recipe(path, overrides or [], profile), out, resume, replay)
 
 
 def _execute(recipe: Recipe, out: Path | None, resume: bool, replay: Path | None) -> None:

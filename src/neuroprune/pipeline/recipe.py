@@ -18,7 +18,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.base.nouns import Budget
 from neuroprune.base.registry import nearest
 from neuroprune.pipeline import marked_yaml
-from neuroprune.pipeline.overrides import apply_override
+from neuroprune.pipeline.overrides import apply_override, profile_of, set_value
 from neuroprune.pipeline.step import STEPS, StepConfig
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file. ``overrides`` are ``key=value`` texts: ``seed=1``, ``steps.train.epochs=3``.
+def load_recipe(path: Path, overrides: Sequence[str] = (), profile: str | None = None) -> Recipe:
+    """Read a recipe file. ``overrides`` are ``key=value`` texts: ``seed=1``, ``steps.train.epochs=3``; before them
+    come those that the recipe itself gathers under the name ``profile`` in ``profiles``.
 
     Raises UserError naming file and line for syntax errors, unknown keys (with the nearest valid one), wrong
     values, unknown steps and steps that need what no step before them gives.
@@ -125,17 +126,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             where=str(path),
             mend=f"give a YAML file, or one of the shipped recipes: {', '.join(shipped_recipes())}",
         ) from error
-    return parse_recipe(text, str(path), overrides)
+    return parse_recipe(text, str(path), overrides, profile)
 
 
-def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(
+    text: str, name: str = "recipe", overrides: Sequence[str] = (), profile: str | None = None
+) -> Recipe:
     """As `load_recipe`, from the text itself; ``name`` stands for the file in messages."""
     data, marks = marked_yaml.load_marked(text, name)
     if not isinstance(data, dict):
         raise UserError(f"{name} holds no recipe", where=name, mend="start with 'name:', 'model:', 'steps:'")
+    chosen = profile_of(data, profile, marks, name)
+    for key, value in chosen.items():
+        where = marks.get(("profiles", str(profile), key))
+        data = set_value(data, key, value, f"profile {profile}: {key}", where, marks)
     for override in overrides:
         data = apply_override(data, override, marks)
-    if overrides:
+    if overrides or chosen:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return _build(data, marks, text, name)
 
