@@ -152,7 +152,9 @@ def test_recipes_at_the_top_of_the_checkout_are_the_packaged_ones() -> None:
     assert top.resolve() == next(iter(shipped_recipes().values())).parent
 
 
-PROFILES = GOOD + """\
+PROFILES = (
+    GOOD
+    + """\
 profiles:
   quick:
     steps.train.epochs: 1
@@ -160,6 +162,7 @@ profiles:
     steps.6.lr: 0.5
   broken: {steps.train.epoks: 3}
 """
+)
 
 
 def test_a_profile_is_a_set_of_changes_and_the_command_line_has_the_last_word() -> None:

@@ -19,6 +19,7 @@ from neuroprune.base.nouns import Budget
 from neuroprune.base.registry import nearest
 from neuroprune.pipeline import marked_yaml
 from neuroprune.pipeline.overrides import apply_override, profile_of, set_value
+from neuroprune.pipeline.published import Published
 from neuroprune.pipeline.step import STEPS, StepConfig
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class _Header(_Strict):
     model: ModelSpec | None = None
     data: DataSpec | None = None
     budget: dict[str, float | str] = Field(default_factory=dict)
+    published: Published | None = None
     max_drop: float | None = Field(None, ge=0)
     attempts: int = Field(1, ge=1)
 

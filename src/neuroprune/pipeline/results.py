@@ -10,6 +10,8 @@ from neuroprune.devices.facts import machine_facts
 from neuroprune.pipeline.attempts import ended_as
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
+from neuroprune.pipeline.published import published_rows
+from neuroprune.pipeline.weights import weight_rows
 
 SCHEMA = 1
 
@@ -37,6 +39,7 @@ def assemble(context: Context) -> dict[str, Any]:
         )
     if final["test"]["is_val"]:
         pieces["notes"].append("There is no test split: the final metric is that of the validation split.")
+    weights = weight_rows(context)
     return {
         "schema": SCHEMA,
         "title": header.title or header.name,
@@ -52,6 +55,8 @@ def assemble(context: Context) -> dict[str, Any]:
             {key: record[key] for key in ("name", "title", "seconds", "summary")} for record in context.finished
         ],
         "document": context.facts.get("document"),
+        "weights": weights,
+        "published": published_rows(context, weights),
         **pieces,
     }
 

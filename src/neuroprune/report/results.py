@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neuroprune.base.errors import UserError
+from neuroprune.report.deployed import Published, Weights, read_published, read_weights
 from neuroprune.report.reader import Reader
 
 SCHEMA = 1
@@ -193,6 +194,8 @@ class Results:
     rounds: tuple[Round, ...]
     tickets: tuple[TicketRow, ...]
     layers: tuple[Layer, ...]
+    weights: tuple[Weights, ...]
+    published: tuple[Published, ...]
     variants: tuple[Variant, ...]
     candidates: tuple[Candidate, ...]
     units: tuple[Unit, ...]
@@ -236,6 +239,8 @@ def read_results(document: object) -> Results:
         rounds=r.children("rounds", _round),
         tickets=r.children("tickets", _ticket),
         layers=r.children("layers", _layer),
+        weights=r.children("weights", read_weights),
+        published=r.children("published", read_published),
         variants=r.children("variants", _variant),
         candidates=r.children("candidates", _candidate),
         units=r.children("units", _unit),

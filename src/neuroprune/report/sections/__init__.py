@@ -10,9 +10,11 @@ from neuroprune.report.sections import (
     comparison,
     curves,
     document,
+    flow,
     layers,
     lottery,
     pareto,
+    published,
     recovered,
     refused,
     reproduce,
@@ -20,10 +22,13 @@ from neuroprune.report.sections import (
     steps,
     units,
     variants,
+    weights,
 )
 
 SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     comparison.section,
+    published.section,
+    flow.section,
     variants.section,
     pareto.section,
     curves.section,
@@ -31,6 +36,7 @@ SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     lottery.section,
     recovered.section,
     layers.section,
+    weights.section,
     units.section,
     refused.section,
     steps.section,

@@ -1,0 +1,49 @@
+"""Parts of the results document about the shipped weights and about figures published elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuroprune.report.reader import Reader
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes and distinct values of one layer's weights, or of all of them (the first row); ``control``: plain 8
+    bits with one scale per tensor."""
+
+    name: str
+    weights: float | None
+    dense_bytes: float | None
+    cut_bytes: float | None
+    final_bytes: float | None
+    dense_distinct: float | None
+    cut_distinct: float | None
+    final_distinct: float | None
+    control_distinct: float | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """``val`` and ``test`` are this run's."""
+
+    source: str
+    what: str
+    unit: str
+    published: float | None
+    val: float | None
+    test: float | None
+
+
+def read_weights(r: Reader) -> Weights:
+    numbers = (
+        "weights", "dense_bytes", "cut_bytes", "final_bytes",
+        "dense_distinct", "cut_distinct", "final_distinct", "control_distinct",
+    )  # fmt: skip
+    return Weights(r.text("name"), *(r.number(key) for key in numbers))
+
+
+def read_published(r: Reader) -> Published:
+    return Published(
+        r.text("source"), r.text("what"), r.text("unit"), r.number("published"), r.number("val"), r.number("test")
+    )

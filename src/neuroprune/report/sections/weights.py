@@ -1,0 +1,101 @@
+"""What became of each layer's weights: bytes after cutting and in the shipped file, and distinct values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neuroprune.report.bars import bars, end_labels
+from neuroprune.report.deployed import Weights
+from neuroprune.report.figures import Chart, figure, reversed_rows, titled
+from neuroprune.report.results import Results
+from neuroprune.report.section import Section, Table, code_column, number_column
+from neuroprune.report.wording import count, quantity
+
+_DRAWN = 120
+
+
+def section(results: Results) -> Section | None:
+    if len(results.weights) < 2:
+        return None
+    whole, *layers = results.weights
+    values = {"charts": [_chart(layers[:_DRAWN])], "lead": _lead(whole), "table": _table(results.weights)}
+    return Section("weights", "What is left of every layer's weights", "Weights", "layers.html.j2", values)
+
+
+def _lead(whole: Weights) -> str:
+    dense, cut, final = (quantity(v, "B") for v in (whole.dense_bytes, whole.cut_bytes, whole.final_bytes))
+    fewer = _times(whole.dense_distinct, whole.final_distinct)
+    return (
+        f"Weights of {dense} are {cut} after pruning and {final} in the file that is shipped. "
+        f"They took {count(whole.dense_distinct)} distinct values and take {count(whole.final_distinct)}{fewer}; "
+        f"plain 8 bits with one scale per tensor would leave {count(whole.control_distinct)}."
+    )
+
+
+def _times(before: float | None, after: float | None) -> str:
+    return f" ({before / after:,.0f}x fewer)" if before and after else ""
+
+
+def _share(part: float | None, whole: float | None) -> float:
+    return 100 * (part or 0.0) / whole if whole else 0.0
+
+
+def _chart(layers: Sequence[Weights]) -> Chart:
+    rows = [float(i) for i in range(len(layers))]
+    cut = [_share(layer.cut_bytes, layer.dense_bytes) for layer in layers]
+    final = [_share(layer.final_bytes, layer.dense_bytes) for layer in layers]
+    texts = [quantity(layer.final_bytes, "B") for layer in layers]
+    return Chart(
+        "chart-weights",
+        figure(
+            [
+                bars("dense", [100.0] * len(layers), rows, "@track", 0.62),
+                bars("after pruning", cut, rows, "@contrast", 0.62),
+                bars("in the shipped file", final, rows, "@accent", 0.62),
+                end_labels([100.0] * len(layers), rows, texts),
+            ],
+            x=titled(
+                "bytes of the dense layer, %", range=[0, max(100.0, *cut, *final)], tickvals=[0, 25, 50, 75, 100]
+            ),
+            y=reversed_rows([layer.name for layer in layers]),
+            barmode="overlay",
+            margin={"l": 12, "r": 84, "t": 8, "b": 34},
+            showlegend=True,
+        ),
+        alt="Bytes of weights per layer, dense, after pruning, shipped: "
+        + "; ".join(f"{layer.name} {texts[i]}" for i, layer in enumerate(layers[:40]))
+        + ".",
+        caption="Bytes of every layer's weights, of the dense ones: after pruning, and in the shipped file.",
+        height=86 + 24 * len(layers),
+        tall=len(layers) > 40,
+    )
+
+
+def _table(rows: Sequence[Weights]) -> Table:
+    titles = (
+        "Weights",
+        "Bytes dense",
+        "pruned",
+        "shipped",
+        "Distinct values dense",
+        "pruned",
+        "shipped",
+        "plain int8",
+    )
+    return Table(
+        "Bytes and distinct values of the weights",
+        (code_column("Layer"), *(number_column(title) for title in titles)),
+        [
+            (
+                row.name,
+                count(row.weights),
+                *(quantity(value, "B") for value in (row.dense_bytes, row.cut_bytes, row.final_bytes)),
+                *(
+                    count(v)
+                    for v in (row.dense_distinct, row.cut_distinct, row.final_distinct, row.control_distinct)
+                ),
+            )
+            for row in rows
+        ],
+        limit=1000,
+    )
