@@ -50,7 +50,7 @@ RATIOS, SEEDS, BATCH = (2.1, 4.0), (0, 1, 2), 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """``copies``: the JPEG copies of all training images too; batch norm is then estimated anew on lossless ones."""
+    """``copies``: the JPEG copies of all training images too; batch norm is then estimated on lossless ones."""
 
     config: FitConfig
     copies: bool = False

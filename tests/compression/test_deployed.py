@@ -47,6 +47,8 @@ def test_an_integer_file_is_counted_with_its_scales(tmp_path: Path, bits: int) -
     assert np.abs(conv.values - dense).max() <= steps.max() * 0.51  # too small to be packed in 4 bits
     per_channel = [len(np.unique(channel)) for channel in linear.values.reshape(100, -1)]
     assert max(per_channel) <= 2**bits
+    assert conv.numbers.dtype == linear.numbers.dtype == np.int8
+    assert distinct([linear.numbers]) <= 2**bits < distinct([linear.values])
     assert linear.stored_bytes < 28_800 * bits / 8 + 2_000
 
 
@@ -64,8 +66,10 @@ def test_a_product_of_two_inputs_has_no_weights(tmp_path: Path) -> None:
 def test_layers_of_another_file_are_found_by_their_values() -> None:
     rng = np.random.default_rng(0)
     shapes = [(4, 3), (4, 3), (2, 5), (4, 3)]
-    first = [FileWeights("Conv", 4, rng.normal(size=shape)) for shape in shapes]
-    second = [FileWeights("Conv", 1, one.values + 0.01 * rng.normal(size=one.values.shape)) for one in first]
+    first = [FileWeights("Conv", 4, rng.normal(size=shape), np.zeros(1)) for shape in shapes]
+    second = [
+        FileWeights("Conv", 1, one.values + 0.01 * rng.normal(size=one.values.shape), one.numbers) for one in first
+    ]
     found = in_order_of(first, [second[i] for i in (3, 2, 0, 1)])
     assert found is not None
     assert all(one is other for one, other in zip(found, second, strict=True))

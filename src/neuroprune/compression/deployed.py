@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 #: operators with weights, and which of their inputs those are
 _WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -22,11 +22,13 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
 @dataclass(frozen=True)
 class FileWeights:
     """Of one layer of a file. ``stored_bytes``: of all constants they are computed from; ``values``: what they are
-    when the network runs, scales applied (a recurrent layer's two matrices in a row)."""
+    when the network runs, scales applied; ``numbers``: before that, integers in an int8 file. A recurrent layer's
+    two matrices stand in a row."""
 
     operator: str
     stored_bytes: int
     values: np.ndarray
+    numbers: np.ndarray
 
 
 def file_weights(path: Path) -> list[FileWeights]:
@@ -34,49 +36,69 @@ def file_weights(path: Path) -> list[FileWeights]:
     import onnx
 
     model = onnx.load(path)
-    makers = {output: node for node in model.graph.node for output in node.output}
+    constants = _Constants(model)
     found = []
     for node in model.graph.node:
         names = [node.input[place] for place in _WEIGHTS.get(node.op_type, ()) if place < len(node.input)]
-        needed = [_closure(name, makers, model.graph) for name in names]
-        if names and None not in needed:
-            parts = [_evaluated(name, nodes or [], model) for name, nodes in zip(names, needed, strict=True)]
-            values = [part for _, part in parts]
-            whole = values[0] if len(values) == 1 else np.concatenate([part.ravel() for part in values])
-            found.append(FileWeights(node.op_type, sum(stored for stored, _ in parts), whole))
+        if names and all(constants.needed(name) is not None for name in names):
+            values = _in_a_row([constants.value(name) for name in names])
+            numbers = _in_a_row([constants.value(constants.before_scaling(name)) for name in names])
+            found.append(FileWeights(node.op_type, sum(map(constants.stored_bytes, names)), values, numbers))
     return found
 
 
-def _closure(name: str, makers: dict[str, NodeProto], graph: GraphProto) -> list[NodeProto] | None:
-    """The nodes that compute ``name`` from constants alone, in the file's order; None where there are inputs."""
-    constants = {tensor.name for tensor in graph.initializer}
-    wanted, todo = set[int](), [name]
-    while todo:
-        one = todo.pop()
-        if one in constants or not one:
-            continue
-        if one not in makers:
-            return None
-        node = makers[one]
-        if id(node) not in wanted:
-            wanted.add(id(node))
-            todo += node.input
-    return [node for node in graph.node if id(node) in wanted]
+def _in_a_row(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
 
 
-def _evaluated(name: str, nodes: Sequence[NodeProto], model: Any) -> tuple[int, np.ndarray]:
-    from onnx import ValueInfoProto, helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
+class _Constants:
+    """What of a model can be computed without its inputs."""
 
-    used = {name, *(one for node in nodes for one in node.input)}
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    stored = sum(numpy_helper.to_array(tensor).nbytes for tensor in constants)
-    if not nodes:
-        return stored, numpy_helper.to_array(constants[0])
-    graph = helper.make_graph(nodes, "weights", [], [ValueInfoProto(name=name)], constants)
-    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    (values,) = ReferenceEvaluator(part).run(None, {})
-    return stored, np.asarray(values)
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.makers = {output: node for node in model.graph.node for output in node.output}
+
+    def needed(self, name: str) -> list[NodeProto] | None:
+        """The nodes that compute ``name`` from constants alone, in the file's order; None where there are inputs."""
+        wanted, todo = set[int](), [name]
+        while todo:
+            one = todo.pop()
+            if one in self.tensors or not one:
+                continue
+            if one not in self.makers:
+                return None
+            node = self.makers[one]
+            if id(node) not in wanted:
+                wanted.add(id(node))
+                todo += node.input
+        return [node for node in self.makers.values() if id(node) in wanted]
+
+    def before_scaling(self, name: str) -> str:
+        maker = self.makers.get(name)
+        return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+
+    def value(self, name: str) -> np.ndarray:
+        from onnx import ValueInfoProto, helper, numpy_helper
+        from onnx.reference import ReferenceEvaluator
+
+        if name in self.tensors:
+            return numpy_helper.to_array(self.tensors[name])
+        nodes = self.needed(name) or []
+        graph = helper.make_graph(nodes, "weights", [], [ValueInfoProto(name=name)], self._used(name))
+        opsets, version = self.model.opset_import, self.model.ir_version
+        part = helper.make_model(graph, opset_imports=opsets, ir_version=version)
+        (values,) = ReferenceEvaluator(part).run(None, {})
+        return np.asarray(values)
+
+    def stored_bytes(self, name: str) -> int:
+        from onnx import numpy_helper
+
+        return sum(numpy_helper.to_array(tensor).nbytes for tensor in self._used(name))
+
+    def _used(self, name: str) -> list[TensorProto]:
+        used = {name, *(one for node in self.needed(name) or [] for one in node.input)}
+        return [tensor for key, tensor in self.tensors.items() if key in used]
 
 
 def in_order_of(first: Sequence[FileWeights], second: Sequence[FileWeights]) -> list[FileWeights] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from neuroprune.base.modes import evaluation
@@ -20,8 +19,9 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
 def weight_rows(context: Context) -> list[dict[str, Any]]:
     """One row per layer and one for the whole network, which comes first; [] where layers went altogether.
 
-    Distinct values are those that the runtime multiplies by, scales applied. ``control``: those of plain 8 bits,
-    one scale per tensor, on the dense network.
+    Distinct numbers are counted as they are stored (integers before their scales), layer by layer, since each layer
+    has its own scale or code book; the network's are their sum. ``values``: with the scales applied, as the runtime
+    multiplies. ``control``: the numbers of plain 8 bits, one scale per tensor, on the dense network.
     """
     shipped = VARIANTS[context.facts["chosen"]][0]
     dense, cut, final = (file_weights(context.files[name]) for name in (DENSE, MODEL, shipped))
@@ -39,8 +39,9 @@ def _row(
     found: dict[str, Any] = {"name": name, "weights": sum(w.values.size for w in dense)}
     for key, parts in (("dense", dense), ("cut", cut), ("final", final)):
         found[f"{key}_bytes"] = sum(w.stored_bytes for w in parts)
-        found[f"{key}_distinct"] = distinct([np.asarray(w.values) for w in parts])
-    found["control_distinct"] = distinct([plain_int8(w.values) for w in dense])
+        found[f"{key}_distinct"] = sum(distinct([w.numbers]) for w in parts)
+    found["final_values"] = distinct([w.values for w in final])
+    found["control_distinct"] = sum(distinct([plain_int8(w.values)]) for w in dense)
     return found
 
 

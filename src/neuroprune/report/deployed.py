@@ -9,8 +9,8 @@ from neuroprune.report.reader import Reader
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes and distinct values of one layer's weights, or of all of them (the first row); ``control``: plain 8
-    bits with one scale per tensor."""
+    """Bytes and distinct numbers of one layer's weights as they are stored, or of all of them (the first row);
+    ``final_values``: with their scales applied; ``control``: plain 8 bits with one scale per tensor."""
 
     name: str
     weights: float | None
@@ -20,6 +20,7 @@ class Weights:
     dense_distinct: float | None
     cut_distinct: float | None
     final_distinct: float | None
+    final_values: float | None
     control_distinct: float | None
 
 
@@ -38,7 +39,7 @@ class Published:
 def read_weights(r: Reader) -> Weights:
     numbers = (
         "weights", "dense_bytes", "cut_bytes", "final_bytes",
-        "dense_distinct", "cut_distinct", "final_distinct", "control_distinct",
+        "dense_distinct", "cut_distinct", "final_distinct", "final_values", "control_distinct",
     )  # fmt: skip
     return Weights(r.text("name"), *(r.number(key) for key in numbers))
 
