@@ -14,7 +14,7 @@ from neuroprune.report.sections import flow, published, weights
 def _row(name: str, scale: int) -> dict[str, Any]:
     return {
         "name": name, "weights": 1000 * scale, "dense_bytes": 4000 * scale, "cut_bytes": 2000 * scale,
-        "final_bytes": 500 * scale, "dense_distinct": 900 * scale, "cut_distinct": 400, "final_distinct": 9,
+        "final_bytes": 500 * scale, "dense_distinct": 900 * scale, "cut_distinct": 400, "final_distinct": 9, "final_values": 70,
         "control_distinct": 200,
     }  # fmt: skip
 
@@ -25,7 +25,7 @@ def test_weights_are_drawn_as_shares_of_the_dense_layer() -> None:
     assert section is not None
     lead = str(section.values["lead"])
     assert "12 KB are 6 KB after pruning and 1.5 KB in the file" in lead
-    assert "2,700 distinct values and take 9 (300x fewer)" in lead
+    assert "2,700 distinct numbers are 9 (300x fewer)" in lead
     assert "would leave 200" in lead
     (chart,) = section.values["charts"]  # type: ignore[misc]
     bars = {trace["name"]: trace["x"] for trace in chart.figure["data"] if trace["type"] == "bar"}

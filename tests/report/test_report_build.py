@@ -20,8 +20,8 @@ from neuroprune.report.figures import NARROW, Chart
 from neuroprune.report.results import read_results
 from neuroprune.report.sections import make_sections
 
-ALL = ["comparison", "pipeline", "variants", "pareto", "curves", "rounds", "layers", "units", "refused", "steps", "document",
-       "reproduce"]  # fmt: skip
+ALL = ["comparison", "pipeline", "variants", "pareto", "curves", "rounds", "layers", "units", "refused", "steps",
+       "document", "reproduce"]  # fmt: skip
 
 
 class Page(HTMLParser):

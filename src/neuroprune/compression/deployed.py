@@ -60,7 +60,7 @@ class _Constants:
         self.makers = {output: node for node in model.graph.node for output in node.output}
 
     def needed(self, name: str) -> list[NodeProto] | None:
-        """The nodes that compute ``name`` from constants alone, in the file's order; None where there are inputs."""
+        """The nodes that compute ``name`` from constants alone, in the file's order; None: from inputs too."""
         wanted, todo = set[int](), [name]
         while todo:
             one = todo.pop()

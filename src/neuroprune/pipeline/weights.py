@@ -19,9 +19,9 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
 def weight_rows(context: Context) -> list[dict[str, Any]]:
     """One row per layer and one for the whole network, which comes first; [] where layers went altogether.
 
-    Distinct numbers are counted as they are stored (integers before their scales), layer by layer, since each layer
-    has its own scale or code book; the network's are their sum. ``values``: with the scales applied, as the runtime
-    multiplies. ``control``: the numbers of plain 8 bits, one scale per tensor, on the dense network.
+    Distinct numbers are counted as they are stored (integers before their scales), layer by layer, since each
+    layer has its own scale or code book; the network's are their sum. ``values``: with the scales applied, as the
+    runtime multiplies. ``control``: the numbers of plain 8 bits, one scale per tensor, on the dense network.
     """
     shipped = VARIANTS[context.facts["chosen"]][0]
     dense, cut, final = (file_weights(context.files[name]) for name in (DENSE, MODEL, shipped))

@@ -27,8 +27,9 @@ def _lead(whole: Weights) -> str:
     fewer = _times(whole.dense_distinct, whole.final_distinct)
     return (
         f"Weights of {dense} are {cut} after pruning and {final} in the file that is shipped. "
-        f"They took {count(whole.dense_distinct)} distinct values and take {count(whole.final_distinct)}{fewer}; "
-        f"plain 8 bits with one scale per tensor would leave {count(whole.control_distinct)}."
+        f"{count(whole.dense_distinct)} distinct numbers are {count(whole.final_distinct)}{fewer}, counted in each "
+        f"layer as they are stored; plain 8 bits with one scale per tensor would leave "
+        f"{count(whole.control_distinct)}. With their scales applied they are {count(whole.final_values)} values."
     )
 
 
@@ -73,29 +74,18 @@ def _chart(layers: Sequence[Weights]) -> Chart:
 
 def _table(rows: Sequence[Weights]) -> Table:
     titles = (
-        "Weights",
-        "Bytes dense",
-        "pruned",
-        "shipped",
-        "Distinct values dense",
-        "pruned",
-        "shipped",
-        "plain int8",
+        *("Weights", "Bytes dense", "pruned", "shipped"),
+        *("Distinct numbers dense", "pruned", "shipped", "plain int8", "shipped, scaled"),
     )
-    return Table(
-        "Bytes and distinct values of the weights",
-        (code_column("Layer"), *(number_column(title) for title in titles)),
-        [
-            (
-                row.name,
-                count(row.weights),
-                *(quantity(value, "B") for value in (row.dense_bytes, row.cut_bytes, row.final_bytes)),
-                *(
-                    count(v)
-                    for v in (row.dense_distinct, row.cut_distinct, row.final_distinct, row.control_distinct)
-                ),
-            )
-            for row in rows
-        ],
-        limit=1000,
-    )
+    cells = [
+        (
+            row.name,
+            count(row.weights),
+            *(quantity(value, "B") for value in (row.dense_bytes, row.cut_bytes, row.final_bytes)),
+            *(count(value) for value in (row.dense_distinct, row.cut_distinct, row.final_distinct)),
+            *(count(value) for value in (row.control_distinct, row.final_values)),
+        )
+        for row in rows
+    ]
+    columns = (code_column("Layer"), *(number_column(title) for title in titles))
+    return Table("Bytes and distinct numbers of the weights", columns, cells, limit=1000)
