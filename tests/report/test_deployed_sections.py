@@ -14,8 +14,8 @@ from neuroprune.report.sections import flow, published, weights
 def _row(name: str, scale: int) -> dict[str, Any]:
     return {
         "name": name, "weights": 1000 * scale, "dense_bytes": 4000 * scale, "cut_bytes": 2000 * scale,
-        "final_bytes": 500 * scale, "dense_distinct": 900 * scale, "cut_distinct": 400, "final_distinct": 9, "final_values": 70,
-        "control_distinct": 200,
+        "final_bytes": 500 * scale, "dense_distinct": 900 * scale, "cut_distinct": 400, "final_distinct": 9,
+        "final_values": 70, "control_distinct": 200,
     }  # fmt: skip
 
 

@@ -27,8 +27,8 @@ def _lead(whole: Weights) -> str:
     fewer = _times(whole.dense_distinct, whole.final_distinct)
     return (
         f"Weights of {dense} are {cut} after pruning and {final} in the file that is shipped. "
-        f"{count(whole.dense_distinct)} distinct numbers are {count(whole.final_distinct)}{fewer}, counted in each "
-        f"layer as they are stored; plain 8 bits with one scale per tensor would leave "
+        f"{count(whole.dense_distinct)} distinct numbers are {count(whole.final_distinct)}{fewer}, counted in "
+        f"each layer as they are stored; plain 8 bits with one scale per tensor would leave "
         f"{count(whole.control_distinct)}. With their scales applied they are {count(whole.final_values)} values."
     )
 
