@@ -6,14 +6,14 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from training_free import calibration
+from training_free import calibration, every_training_image
 
 from measuring import cifar, mlperf
 from measuring.records import commit
@@ -22,31 +22,35 @@ from neuroprune.cascade.levels import Level, LevelOptions, nested_levels
 from neuroprune.cascade.nested import check_nested
 from neuroprune.graph import cost
 from neuroprune.pruning import Plan, apply, verify
+from neuroprune.recover.distill import DistillConfig
 from neuroprune.recover.reconstruct import ReconstructConfig
 
-#: calibration images: what there was time for on a busy machine
-EXAMPLES, BATCH = 1024, 64
+BATCH = 64
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network; unlabelled ``calibration`` batches; ``held``: inputs and labels of which one half chooses
-    thresholds and the other is reported on."""
+    """A trained network; unlabelled ``calibration`` batches, and ``more`` for distillation; ``held``: inputs and
+    labels of which one half chooses thresholds and the other is reported on."""
 
     load: Callable[[], nn.Module]
     shares: tuple[float, ...]
     options: LevelOptions
     calibration: Callable[[], list[Tensor]]
     held: Callable[[], tuple[Tensor, Tensor]]
+    more: Callable[[], Sequence[Tensor] | None] = lambda: None
 
 
 def _resnet(depth: int, shares: tuple[float, ...]) -> Subject:
     options = LevelOptions(
-        kind="latency", recover="reconstruct", reconstruction=ReconstructConfig(steps=200, lr=3e-3, batch=BATCH)
+        kind="latency",
+        recover="distill",
+        reconstruction=ReconstructConfig(steps=375, lr=3e-3, batch=BATCH),
+        distillation=DistillConfig(epochs=4, lr=5e-4, features=1.0),
     )
     return Subject(
-        lambda: cifar.resnet(depth), shares, options, lambda: calibration(0)[: EXAMPLES // BATCH],
-        lambda: cifar.lossless()[2:],
+        lambda: cifar.resnet(depth), shares, options, lambda: calibration(0), lambda: cifar.lossless()[2:],
+        lambda: every_training_image(0),
     )  # fmt: skip
 
 
@@ -69,7 +73,7 @@ def made(name: str, *, again: bool = False) -> tuple[list[Level], dict[str, Any]
     """The nested networks of a subject, from the machine's temporary folder or made now (minutes); how they were
     made. Their plans are proven anew."""
     subject = SUBJECTS[name]()
-    folder = Path(tempfile.gettempdir()) / f"neuroprune-cascade-{name}-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"neuroprune-cascade-{name}-{subject.options.recover}-{os.getuid()}"
     if again or not (folder / "facts.json").exists():
         _make(subject, folder)
     dense, facts = subject.load(), read_json(folder / "facts.json")
@@ -87,7 +91,9 @@ def made(name: str, *, again: bool = False) -> tuple[list[Level], dict[str, Any]
 def _make(subject: Subject, folder: Path) -> None:
     torch.set_num_threads(1)
     began = time.process_time()
-    levels = nested_levels(subject.load(), subject.calibration(), subject.shares, subject.options)
+    levels = nested_levels(
+        subject.load(), subject.calibration(), subject.shares, subject.options, more=subject.more()
+    )
     for number, level in enumerate(levels):
         save_tensors(folder / f"{number}.safetensors", level.model.state_dict())
         level.plan.save(folder / f"{number}.json")
