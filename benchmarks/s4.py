@@ -34,7 +34,7 @@ from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.devices import DEVICES
 from neuroprune.devices.facts import machine_facts
 from neuroprune.export import EXPORTS
-from neuroprune.export.compare import OnnxModule, capture_inputs
+from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.run import run_recipe
 from neuroprune.pipeline.training import FitOptions
 from neuroprune.recover.fit import Distill, fit
@@ -78,8 +78,9 @@ def _chosen(results: dict[str, Any]) -> str:
 def times(folder: Path, seed: int) -> dict[str, Any]:
     """Dense and pruned, fp32 and int8, in turns: ms, bytes and accuracy on the test images (D2)."""
     task = jpeg_task(seed)
-    files = {"dense fp32": next(folder.glob("steps/*/dense.onnx")), "pruned fp32": folder / "artifact" / "model.onnx",
-             "pruned int8": folder / "artifact" / "model.int8.onnx"}  # fmt: skip
+    ends = {"pruned fp32": "model.onnx", "pruned int8": "model.int8.onnx"}
+    files = {"dense fp32": next(folder.glob("steps/*/dense.onnx"))}
+    files |= {key: folder / "artifact" / end for key, end in ends.items()}
     with tempfile.TemporaryDirectory() as name:
         files["dense int8"] = Path(name) / "dense.int8.onnx"
         batches = [batch[0].numpy() for batch, _ in zip(task.train.epoch(None), range(4), strict=False)]

@@ -1,6 +1,6 @@
 """The dense networks of S4, trained once per machine as the first step of their recipes would: weights and curve.
 
-PYTHONPATH=benchmarks python -m measuring.trained vgg16 0 [fast|paper]   # trains, or goes on, or says what is there
+PYTHONPATH=benchmarks python -m measuring.trained vgg16 0 [fast|paper]   # goes on, or says what is there
 """
 
 from __future__ import annotations

@@ -149,9 +149,6 @@ def save_step(
     if new_dense and state_digest(context.dense.state_dict()) != after.weights:
         save_tensors(folder / "dense.safetensors", context.dense.state_dict())
     new_cut = context.is_cut and not before.is_cut
-    new_dense = context.dense is not before.dense
-    if new_dense and state_digest(context.dense.state_dict()) != after.weights:
-        save_tensors(folder / "dense.safetensors", context.dense.state_dict())
     if context.plan is not None and (new_cut or context.plan is not before.plan):
         context.plan.save(folder / "plan.json")
     if context.masks is not None and after.masks != before.masks:
@@ -198,6 +195,4 @@ def load_step(context: Context, record: Mapping[str, Any], folder: Path) -> None
         context.dense.load_state_dict(load_tensors(folder / "dense.safetensors"))
     elif record["new_dense"]:
         context.dense = copy.deepcopy(context.model)
-        if (folder / "dense.safetensors").exists():
-            context.dense.load_state_dict(load_tensors(folder / "dense.safetensors"))
     context.absorb(record, folder)
