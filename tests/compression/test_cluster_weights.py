@@ -97,8 +97,8 @@ def test_model_keeps_zeros_biases_norms_and_shapes() -> None:
         assert len(new.unique()) <= 8
         assert torch.equal(new[old == 0], torch.zeros_like(new[old == 0]))
         assert (new - old).abs().max() < (old.max() - old.min()) / 4
-    assert report.before == sum(len(before[n].unique()) for n in clustered)
-    assert report.after == sum(len(model.state_dict()[n].unique()) for n in clustered)
+    assert report.summed_before == sum(len(before[n].unique()) for n in clustered)
+    assert report.summed_after == sum(len(model.state_dict()[n].unique()) for n in clustered)
     assert report.to_json()["after"] == report.after
 
 

@@ -21,7 +21,7 @@ from neuroprune.pruning.plan import Plan
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.features import Features, matched
-from neuroprune.recover.hooks import HeldMasks, Hook
+from neuroprune.recover.hooks import HeldMasks, Hook, SharesGradients
 from neuroprune.recover.objective import Objective
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
@@ -84,7 +84,12 @@ def fit(
 
 
 def _check_hook(hook: Hook | None, config: FitConfig) -> None:
-    if config.patience is not None and hook is not None and type(hook) is not HeldMasks:
+    if (
+        config.patience is not None
+        and hook is not None
+        and type(hook) is not HeldMasks
+        and not isinstance(hook, SharesGradients)
+    ):
         raise UserError(
             "early stopping goes back to the best epoch's weights, and here what is on changes from then on",
             value=f"patience {config.patience}",
@@ -193,6 +198,8 @@ class _Run:
         value = float(loss.detach())
         _check_finite(value, where)
         loss.backward()  # type: ignore[no-untyped-call]
+        if isinstance(self.hook, SharesGradients):
+            self.hook.after_backward()
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
