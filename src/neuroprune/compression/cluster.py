@@ -28,6 +28,7 @@ Scope = Literal["tensor", "layer", "network"]
 
 #: an index fits into a byte
 LEAST, MOST = 2, 256
+_DOUBLED = [2**bits for bits in range(1, 9)]
 _CHUNK = 1 << 20
 
 Values = NDArray[Any]
@@ -208,16 +209,20 @@ def _clustered(book: Sequence[LayerWeight], k: int | None, distortion: float | N
 
 def _within(with_values: Callable[[int], _Result], distortion: float, book: Sequence[LayerWeight]) -> _Result:
     """The result with the fewest values that keep the distortion: more values never do worse."""
-    numbers = range(LEAST, MOST + 1)
-    place = bisect.bisect_left(numbers, True, key=lambda number: with_values(number).error <= distortion)
-    if place == len(numbers):
+
+    def kept(number: int) -> bool:
+        return with_values(number).error <= distortion
+
+    enough = next((number for number in _DOUBLED if kept(number)), None)  # few values are found sooner than many
+    if enough is None:
         raise UserError(
             f"{MOST} values distort the weights more than that",
             where=", ".join(weight.name for weight in book[:3]) + (", ..." if len(book) > 3 else ""),
             value=f"{with_values(MOST).error:.3g}, where {distortion:g} is allowed",
             mend="allow more distortion, take a smaller scope, or keep these tensors",
         )
-    return with_values(numbers[place])
+    numbers = range(max(LEAST, enough // 2), enough + 1)
+    return with_values(numbers[bisect.bisect_left(numbers, True, key=kept)])
 
 
 def _replaced(array: Values, values: NDArray[np.float64], zeros: bool) -> Values:
