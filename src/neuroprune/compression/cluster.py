@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -197,7 +197,7 @@ def _clustered(book: Sequence[LayerWeight], k: int | None, distortion: float | N
     line = SortedValues(joint[joint != 0] if zeros else joint)
     del joint
 
-    @cache
+    @lru_cache(maxsize=2)  # each holds as much as the tensors themselves
     def with_values(number: int) -> _Result:
         if line.distinct + zeros <= number:
             return _Result(old, old, alone=True)
