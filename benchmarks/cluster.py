@@ -7,10 +7,10 @@ They are not trained: each layer is drawn from Student's t distribution with 5 d
 heavy as trained weights' are, times the layer's own scale (He et al. 2015: the root of 2 over its fan-in).
 ``resnet56``: the 0.85 million trained weights of ../shared/data. All numbers of a network are one set of float32
 values, and every method gives centroids and the cluster of every value. One process and one thread per figure;
-memory is the most that the process held less what it held before. The sum of squares is computed here, in float64,
-from the centroids that a method gives and each value's nearest one. A method that takes longer than ``--limit-s``
-is stopped, and what it had taken until then is recorded. kmeans1d is measured where it is installed
-(``pip install kmeans1d``).
+memory is the most that the process held meanwhile less what it held before (Linux). The sum of squares is computed
+here, in float64, from the centroids that a method gives and each value's nearest one. A method that takes longer
+than ``--limit-s`` is stopped, and what it had taken until then is recorded. kmeans1d is measured where it is
+installed (``pip install kmeans1d``).
 
 One record per figure in benchmarks/results/cluster.jsonl; the same command goes on where it was stopped.
 """
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measuring.children import Report, peak_mb, run_child, sweep_or_one
+from measuring.children import Report, run_child, sweep_or_one
 from measuring.cifar import DATA
 from measuring.records import RESULTS, Records, to_do, versions
 
@@ -95,13 +95,17 @@ def one(options: argparse.Namespace, report: Report) -> None:
     weights, k, method = options.one[0], int(options.one[1]), options.one[2]
     values = WEIGHTS[weights]()
     METHODS[method](np.linspace(0, 1, 100, dtype=np.float32), 3)  # imports and first calls are not counted
-    before, began, wall = peak_mb(), time.process_time(), time.perf_counter()
+    before, began, wall = fresh_peak(), time.process_time(), time.perf_counter()
     report.tell(stage="clustering", values=len(values), cpu_s=0.0, wall_s=0.0)
     done = threading.Event()
 
     def tell() -> None:
         while not done.wait(2.0):
-            report.tell(cpu_s=time.process_time() - began, wall_s=time.perf_counter() - wall)
+            report.tell(
+                more_mb=round(held_mb("VmHWM") - before, 1),
+                cpu_s=time.process_time() - began,
+                wall_s=time.perf_counter() - wall,
+            )
 
     watch = threading.Thread(target=tell)
     watch.start()
@@ -109,8 +113,19 @@ def one(options: argparse.Namespace, report: Report) -> None:
     cpu, wall = time.process_time() - began, time.perf_counter() - wall
     done.set()
     watch.join()
-    report.tell(stage="judging", cpu_s=cpu, wall_s=wall, more_mb=round(peak_mb() - before, 1))
+    report.tell(stage="judging", cpu_s=cpu, wall_s=wall, more_mb=round(held_mb("VmHWM") - before, 1))
     report.tell(status="done", inertia=inertia(values, centroids), centroids=centroids.size)
+
+
+def fresh_peak() -> float:
+    """What this process holds now, in MB, and from now on the peak counts anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return held_mb("VmRSS")
+
+
+def held_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
 
 
 def inertia(values: np.ndarray, centroids: np.ndarray) -> float:

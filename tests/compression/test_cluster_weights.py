@@ -296,4 +296,4 @@ def test_the_report_is_json() -> None:
     report = cluster_weights(tiny_resnet(), distortion=0.01, scope="layer")
     read = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert read["scope"] == "layer"
-    assert read["layers"][0].keys() == {"name", "entries", "before", "after", "error"}
+    assert read["layers"][0].keys() == {"name", "tensors", "entries", "before", "after", "error"}

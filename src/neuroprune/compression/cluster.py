@@ -47,9 +47,10 @@ class TensorClusters:
 
 @dataclass(frozen=True)
 class LayerClusters:
-    """All weight tensors of one module; a value that two of them hold counts once. ``error``: see `Book`."""
+    """All weight ``tensors`` of one module; a value that two of them hold counts once. ``error``: see `Book`."""
 
     name: str
+    tensors: tuple[str, ...]
     entries: int
     before: int
     after: int
@@ -256,9 +257,14 @@ def _report(
         after,
         error,
         tuple(_book([measured[w.name] for w in book], r.alone) for book, r in zip(books, results, strict=True)),
-        tuple(LayerClusters(name, sum(m.entries for m in ms), *_together(ms)) for name, ms in layers.items()),
+        tuple(_layer(name, members) for name, members in layers.items()),
         tuple(TensorClusters(m.name, m.entries, m.before.size, m.after.size, m.mse) for m in measured.values()),
     )
+
+
+def _layer(name: str, members: Sequence[_Measured]) -> LayerClusters:
+    tensors, entries = tuple(m.name for m in members), sum(m.entries for m in members)
+    return LayerClusters(name, tensors, entries, *_together(members))
 
 
 def _book(members: Sequence[_Measured], alone: bool) -> Book:

@@ -42,8 +42,8 @@ def layer_weights(model: nn.Module, only: Sequence[str] = (), keep: Sequence[str
     Raises UserError for a pattern that matches nothing, and for a weight that is not finite, has no values yet or
     is computed by a parametrisation.
     """
+    check_patterns(model, [*only, *keep])
     found = list(_all(model))
-    _check_patterns(found, [*only, *keep])
     chosen = [w for w in found if (not only or _matches(w, only)) and not _matches(w, keep)]
     for weight in chosen:
         _check(weight)
@@ -80,13 +80,16 @@ def _matches(weight: LayerWeight, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, one) for name in names for one in patterns)
 
 
-def _check_patterns(found: Sequence[LayerWeight], patterns: Sequence[str]) -> None:
+def check_patterns(model: nn.Module, patterns: Sequence[str], where: str | None = None) -> None:
+    """Raises UserError for a pattern that matches no weight of a layer."""
+    found = list(_all(model)) if patterns else []
     for one in patterns:
         if not any(_matches(weight, [one]) for weight in found):
             names = [weight.name for weight in found]
             guess = nearest(one, names)
             raise UserError(
                 f"the pattern {one!r} matches no weight of a layer",
+                where=where,
                 mend=(f"did you mean {guess!r}? " if guess else "") + f"weights: {', '.join(names[:20])}",
             )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neuroprune.base.errors import UserError
+from neuroprune.report.clusterings import Clustering, read_clustering
 from neuroprune.report.reader import Reader
 
 SCHEMA = 1
@@ -193,6 +194,7 @@ class Results:
     rounds: tuple[Round, ...]
     tickets: tuple[TicketRow, ...]
     layers: tuple[Layer, ...]
+    clusterings: tuple[Clustering, ...]
     variants: tuple[Variant, ...]
     candidates: tuple[Candidate, ...]
     units: tuple[Unit, ...]
@@ -236,6 +238,7 @@ def read_results(document: object) -> Results:
         rounds=r.children("rounds", _round),
         tickets=r.children("tickets", _ticket),
         layers=r.children("layers", _layer),
+        clusterings=r.children("clusters", read_clustering),
         variants=r.children("variants", _variant),
         candidates=r.children("candidates", _candidate),
         units=r.children("units", _unit),

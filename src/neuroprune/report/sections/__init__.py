@@ -7,6 +7,7 @@ from collections.abc import Callable
 from neuroprune.report.results import Results
 from neuroprune.report.section import Section
 from neuroprune.report.sections import (
+    clusters,
     comparison,
     curves,
     document,
@@ -31,6 +32,7 @@ SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     lottery.section,
     recovered.section,
     layers.section,
+    clusters.section,
     units.section,
     refused.section,
     steps.section,
