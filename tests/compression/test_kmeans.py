@@ -143,6 +143,14 @@ def test_more_clusters_never_do_worse() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
+def test_what_counts_nothing_has_no_say() -> None:
+    values = np.random.default_rng(5).normal(size=4000)
+    counts = (np.arange(4000) % 2).astype(np.float64)
+    assert np.array_equal(kmeans_1d(values, 9, counts), kmeans_1d(values[1::2], 9, counts[1::2]))
+    assert kmeans_1d(values, 9, counts) == pytest.approx(kmeans_1d(values[1::2], 9), rel=1e-9)
+    assert kmeans_1d(np.array([1.0, 2.0]), 3, np.zeros(2)).tolist() == [1.0, 2.0]
+
+
 def test_no_values_and_one_value() -> None:
     assert kmeans_1d(np.empty(0), 3).tolist() == []
     assert kmeans_1d(np.array(4), 3).tolist() == [4.0]

@@ -118,12 +118,12 @@ def test_by_hand_sum_and_mean() -> None:
 @pytest.mark.parametrize("batches", [0, 3, 4, 7, 8])
 def test_interrupted_it_ends_in_the_same_bits(tmp_path: Path, optimizer: Any, batches: int) -> None:
     config = FitConfig(3, lr=0.05, optimizer=optimizer)
-    whole, report = clustered("layer")
+    whole, report = clustered("network")
     fit(whole, task(), config, hook=hook_of(whole, report))
-    stopped, report = clustered("layer")
+    stopped, report = clustered("network")
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, task(), config, hook=hook_of(stopped, report), checkpoint=tmp_path, progress=Stop(batches))
-    again, report = clustered("layer")
+    again, report = clustered("network")
     fit(again, task(), config, hook=hook_of(again, report), checkpoint=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 

@@ -117,10 +117,10 @@ def cluster_weights(
     >>> report = cluster_weights(model, distortion=0.001, scope="layer", keep=["fc"])    # doctest: +SKIP
 
     Each book has at most ``k`` values (2 to 256), zero among them where a tensor has exact zeros: they stay zeros,
-    and nothing else is put to that value. Or ``distortion``: each book has the least number of values that keeps
-    the sum of squared changes over its tensors at ``distortion`` times the sum of their squares. ``scope``:
-    a book for each ``tensor``, for all tensors of a ``layer`` (a module: LSTM, multi-head attention), or for the
-    ``network``; tensors of different floating types never share one.
+    and every other weight takes one of the other values. Or ``distortion``: each book has the least number of
+    values that keeps the sum of squared changes over its tensors at ``distortion`` times the sum of their squares.
+    ``scope``: a book for each ``tensor``, for all tensors of a ``layer`` (a module: LSTM, multi-head attention),
+    or for the ``network``; tensors of different floating types never share one.
 
     The weights of linear, convolutional, recurrent, attention and embedding layers are meant, not biases and
     norms; ``only`` and ``keep`` are patterns of tensors or modules that narrow them down. Tied weights are one

@@ -29,7 +29,7 @@ _WORTH_A_TABLE = 1 << 15
 
 
 def kmeans_1d(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Floats:
-    """At most ``k`` ascending centroids for ``values`` (any shape; ``weights`` counts each of them).
+    """At most ``k`` ascending centroids for finite ``values`` (any shape; ``weights``, 0 or more, counts each).
 
     The least possible sum of squares where ``values`` has at most ``max(512, 8 k)`` distinct entries, else close
     to it. With at most ``k`` distinct values these come back unchanged.
@@ -82,8 +82,11 @@ class SortedValues:
             self.values = np.sort(flat)
             self._mass, self._moment = None, _Running(self.values)
         else:
+            each = np.asarray(weights, np.float64).reshape(-1)
+            if (each > 0).any():  # what counts nothing has no say
+                flat, each = flat[each > 0], each[each > 0]
             order = np.argsort(flat, kind="stable")
-            self.values, each = flat[order], np.asarray(weights, np.float64).reshape(-1)[order]
+            self.values, each = flat[order], each[order]
             self._mass, self._moment = _Running(each), _Running(each * self.values)
 
     @cached_property
@@ -115,7 +118,10 @@ class SortedValues:
             low, high = (self.values[places].astype(np.float64) for places in (cuts[:-1], cuts[1:] - 1))
             squares = np.diff(cuts) * (high - low) ** 2
             split = squares >= squares.max() / 4  # a half has at most a quarter
-            cuts = np.union1d(cuts, self._places((low + (high - low) / 2)[split]))
+            finer = np.union1d(cuts, self._places((low + (high - low) / 2)[split]))
+            if len(finer) == len(cuts):  # no number lies between
+                break
+            cuts = finer
         return cuts
 
     def _weight(self, cuts: Ints) -> Floats:

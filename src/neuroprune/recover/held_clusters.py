@@ -113,7 +113,7 @@ class _Book:
         ends = np.cumsum([len(array) for array in flat])
         owner = np.searchsorted(ends, first, side="right")
         kind = np.uint8 if len(values) <= 256 else np.int32
-        self.codes = [torch.from_numpy(part) for part in np.split(codes.astype(kind), ends[:-1])]
+        self.codes = [torch.from_numpy(part.copy()) for part in np.split(codes.astype(kind), ends[:-1])]
         self.owned = [torch.from_numpy(np.flatnonzero(owner == t)) for t in range(len(flat))]
         self.places = [torch.from_numpy(first[owner == t] - end + len(f)) for t, (f, end) in
                        enumerate(zip(flat, ends, strict=True))]  # fmt: skip
