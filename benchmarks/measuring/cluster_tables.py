@@ -50,7 +50,10 @@ def _row(record: Record, ours: Record) -> Sequence[str]:
 
 
 def _stopped(record: Record) -> str:
-    return "stopped after" if record["status"] == "timeout" else f"over {record['limit_mb'] / 1e3:.0f} GB after"
+    if record["status"] == "timeout":
+        return "stopped after"
+    limit = f"over {record['limit_mb'] / 1e3:.0f} GB after"
+    return limit if "more memory than allowed" in record["problem"] else "out of memory after"
 
 
 def _said(weights: str, k: int, ours: Record, theirs: Record) -> str:

@@ -91,8 +91,8 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "section"),
     [("variants", "variants"), ("candidates", "pareto"), ("curves", "curves"), ("rounds", "rounds"),
-     ("layers", "layers"), ("clusters", "clusters"), ("units", "units"), ("refused", "refused"), ("steps", "steps"),
-     ("document", "document")],
+     ("layers", "layers"), ("clusters", "clusters"), ("units", "units"), ("refused", "refused"),
+     ("steps", "steps"), ("document", "document")],
 )  # fmt: skip
 def test_a_section_without_data_is_left_out(tmp_path: Path, key: str, section: str) -> None:
     _, page = build(tmp_path, **{key: None if key == "document" else []})

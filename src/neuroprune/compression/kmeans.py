@@ -21,9 +21,11 @@ Ints = NDArray[np.int64]
 _POLISHING_STEPS = 100
 _LEAST_BINS, _BINS_PER_CLUSTER = 512, 8
 _BLOCK = 256
-_CHUNK = 1 << 20
+#: of values at a time: what fits into a core's cache
+_CHUNK = 1 << 17
 #: of the table in `nearest`: as many as a 16-bit number can tell apart
 _CELLS = 1 << 16
+_UNSURE = 256
 #: fewer values are looked up one by one
 _WORTH_A_TABLE = 1 << 15
 
@@ -44,10 +46,11 @@ def nearest(values: np.ndarray, centroids: Floats) -> NDArray[Any]:
     """
     values = _float(values)
     bounds = _not_above((centroids[1:] + centroids[:-1]) / 2, values.dtype)
-    codes = np.zeros(values.size, np.uint8 if len(centroids) <= 256 else np.int64)
+    few = len(centroids) <= 256
+    codes = np.zeros(values.size, np.uint8 if few else np.int64)
     if not len(bounds):
         return codes.reshape(values.shape)
-    table = _Table.of(bounds) if values.size > _WORTH_A_TABLE else None
+    table = _Table.of(bounds) if few and values.size > _WORTH_A_TABLE else None
     flat = values.reshape(-1)
     for start in range(0, values.size, _CHUNK):
         part = flat[start : start + _CHUNK]
@@ -148,13 +151,12 @@ class SortedValues:
 
 @dataclass(frozen=True)
 class _Table:
-    """Even cells over the range of ``bounds``: how many bounds lie in the cells before each (``before`` [cells]),
-    whether any lies within (``mixed`` [cells])."""
+    """For at most 255 ``bounds``: even cells over their range. ``entries`` [cells]: how many bounds lie in the
+    cells before each, and `_UNSURE` more where some lie within."""
 
     bounds: NDArray[Any]
     scale: Any
-    before: NDArray[Any]
-    mixed: NDArray[np.bool_]
+    entries: NDArray[np.uint16]
 
     @classmethod
     def of(cls, bounds: NDArray[Any]) -> _Table | None:
@@ -164,8 +166,8 @@ class _Table:
         if not np.isfinite(scale) or not scale > 0:
             return None
         within = np.bincount(cls._cells(bounds, bounds, scale), minlength=_CELLS)
-        before = within.cumsum() - within
-        return cls(bounds, scale, before.astype(np.uint8 if len(bounds) < 256 else np.int64), within > 0)
+        entries = within.cumsum() - within + _UNSURE * (within > 0)
+        return cls(bounds, scale, entries.astype(np.uint16))
 
     @staticmethod
     def _cells(values: NDArray[Any], bounds: NDArray[Any], scale: Any) -> NDArray[np.uint16]:
@@ -175,10 +177,10 @@ class _Table:
         )
         return cells
 
-    def look_up(self, values: NDArray[Any]) -> NDArray[Any]:
-        cells = self._cells(values, self.bounds, self.scale)
-        codes = self.before[cells]
-        unsure = np.flatnonzero(self.mixed[cells])
+    def look_up(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        entries = self.entries[self._cells(values, self.bounds, self.scale)]
+        codes = entries.astype(np.uint8)
+        unsure = np.flatnonzero(entries >= _UNSURE)
         codes[unsure] = np.searchsorted(self.bounds, values[unsure])
         return codes
 
