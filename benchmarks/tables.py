@@ -15,6 +15,7 @@ from typing import Any
 
 from measuring import (
     cascade_tables,
+    cluster_tables,
     free_summary,
     latency_tables,
     lottery_tables,
@@ -35,6 +36,7 @@ DOCUMENTS = (
         ROOT / "docs" / f"{name}.md"
         for name in (
             "cascade",
+            "clusters",
             "coverage",
             "latency",
             "lottery",
@@ -88,6 +90,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "mask-overhead": mask_overhead,
     **cascade_tables.TABLES,
+    **cluster_tables.TABLES,
     "training-free": free_summary.training_free,
     **summary.TABLES,
     **latency_tables.TABLES,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuroprune.cascade.build import CascadeOptions, build_cascade
     from neuroprune.cascade.levels import LevelOptions
     from neuroprune.cascade.runner import CascadeRunner
+    from neuroprune.compression.cluster import ClusterReport, cluster_weights
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import (
         Plan,
@@ -45,6 +46,7 @@ _WHERE = {
     "neuroprune.cascade.build": ("CascadeOptions", "build_cascade"),
     "neuroprune.cascade.levels": ("LevelOptions",),
     "neuroprune.cascade.runner": ("CascadeRunner",),
+    "neuroprune.compression.cluster": ("ClusterReport", "cluster_weights"),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
     "neuroprune.pruning": (
         "Plan",
@@ -69,6 +71,7 @@ __all__ = [
     "BudgetNotMet",
     "CascadeOptions",
     "CascadeRunner",
+    "ClusterReport",
     "CompressResult",
     "Cost",
     "CutRefused",
@@ -88,6 +91,7 @@ __all__ = [
     "Verification",
     "apply",
     "build_cascade",
+    "cluster_weights",
     "compress",
     "cost",
     "prune",

@@ -32,7 +32,7 @@ steps:
   - cut
   - transfer: {data: {spec: digits, limit: 200, batch_size: 32, classes: [9, 3, 5]}, epochs: 2, patience: 1}
   - finetune: {epochs: 4, features: 0.5}
-  - cluster: {k: 16}
+  - cluster: {k: 16, epochs: 2}
   - export
   - quantize: {calibration: 32}
   - validate

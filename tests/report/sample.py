@@ -71,6 +71,7 @@ def sample_results(*, units: int | None = None, hostile: bool = False) -> dict[s
         ],
         "rounds": _rounds(rng),
         "layers": _layers(),
+        "clusters": [_clusters()],
         "variants": _variants(),
         "candidates": _candidates(rng),
         "units": [unit for name, size in groups for unit in _units(rng, name, size)],
@@ -233,6 +234,18 @@ def _layers() -> list[dict[str, Any]]:
         }
         for (name, size), share in zip(_GROUPS, kept, strict=True)
     ] + [{"name": "fc.weight", "before": 10, "after": 10, "params_before": 1280, "params_after": 240}]
+
+
+def _clusters() -> dict[str, Any]:
+    layers = [
+        {"name": row["name"].removesuffix(".weight"), "entries": row["params_after"],
+         "before": row["params_after"] - 3, "after": 32, "error": 0.0009}
+        for row in _layers()
+    ]  # fmt: skip
+    return {
+        "step": "cluster", "k": 32, "distortion": None, "scope": "tensor", "entries": 88_234, "before": 87_911,
+        "after": 318, "layers": layers,
+    }  # fmt: skip
 
 
 def _variants() -> list[dict[str, Any]]:

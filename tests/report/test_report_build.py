@@ -20,8 +20,9 @@ from neuroprune.report.figures import NARROW, Chart
 from neuroprune.report.results import read_results
 from neuroprune.report.sections import make_sections
 
-ALL = ["comparison", "pipeline", "variants", "pareto", "curves", "rounds", "layers", "units", "refused", "steps",
-       "document", "reproduce"]  # fmt: skip
+ALL = ["comparison", "pipeline", "variants", "pareto", "curves", "rounds", "layers", "clusters", "units",
+       "refused", "steps", "document", "reproduce"]  # fmt: skip
+
 
 
 class Page(HTMLParser):
@@ -91,8 +92,8 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "section"),
     [("variants", "variants"), ("candidates", "pareto"), ("curves", "curves"), ("rounds", "rounds"),
-     ("layers", "layers"), ("units", "units"), ("refused", "refused"), ("steps", "steps"),
-     ("document", "document")],
+     ("layers", "layers"), ("clusters", "clusters"), ("units", "units"), ("refused", "refused"),
+     ("steps", "steps"), ("document", "document")],
 )  # fmt: skip
 def test_a_section_without_data_is_left_out(tmp_path: Path, key: str, section: str) -> None:
     _, page = build(tmp_path, **{key: None if key == "document" else []})
@@ -170,7 +171,7 @@ def _plain_colours(value: Any) -> Any:
 
 def test_plotly_itself_accepts_every_figure() -> None:
     found = figures(sample_results())
-    assert {"chart-size", "chart-latency", "chart-pareto", "chart-layers", "chart-round-reward",
+    assert {"chart-size", "chart-latency", "chart-pareto", "chart-layers", "chart-clusters", "chart-round-reward",
             "chart-curve-1-metric"} <= set(found)  # fmt: skip
     for figure in found.values():
         go.Figure(_plain_colours(figure))  # raises ValueError on an unknown property or value

@@ -46,11 +46,12 @@ def test_every_chart_is_drawn_and_the_page_is_quiet(wide: Watched) -> None:
         "chart-size", "chart-latency", "chart-pareto", "chart-curve-0-loss", "chart-curve-0-metric",
         "chart-curve-1-loss", "chart-curve-1-metric", "chart-curve-2-loss", "chart-curve-2-metric",
         "chart-round-reward", "chart-round-sparsity", "chart-round-metric", "chart-layers",
+        "chart-clusters",
     }  # fmt: skip
     assert all(marks.values()), marks
     wide.open_all()
     marks = drawn(wide)
-    assert len(marks) == 13 + 9
+    assert len(marks) == 14 + 9
     assert all(marks.values()), marks
     assert wide.quiet(), (wide.requests, wide.console, wide.dialogs)
 

@@ -1,31 +1,37 @@
-"""k-means over the weights of each layer: few distinct values, so that the tensors code into few bits.
+"""Few distinct values instead of many: every weight of a layer becomes one of the values of a code book.
 
-In one dimension k-means needs no luck: clusters are intervals, so dynamic programming over sorted values finds the
-optimum (Wang, Song 2011, "Ckmeans.1d.dp"), here with the divide-and-conquer speed-up for monotone split points.
-Tensors with more values than bins are binned first. Lloyd's steps on all values polish the result, and bins are
-laid anew inside the clusters found, as long as that helps.
+k-means finds the values (`kmeans`); exact zeros, the pruned weights, keep a value of their own and stay what they
+are. Few values code into few bits (Han, Mao, Dally 2016, "Deep compression", section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
+from neuroprune.compression.kmeans import SortedValues, kmeans_1d, nearest
+from neuroprune.compression.layer_weights import LayerWeight, layer_weights
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+__all__ = ["Book", "ClusterReport", "LayerClusters", "TensorClusters", "cluster_weights", "distinct", "kmeans_1d"]
 
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-_POLISHING_STEPS = 100
-_CELLS_PER_CLUSTER = 8
-_REFINEMENTS, _WORTH_IT = 8, 0.999
+#: which tensors share a code book
+Scope = Literal["tensor", "layer", "network"]
+
+#: an index fits into a byte
+LEAST, MOST = 2, 256
+_DOUBLED = [2**bits for bits in range(1, 9)]
+_CHUNK = 1 << 20
+
+Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,196 +46,292 @@ class TensorClusters:
 
 
 @dataclass(frozen=True)
+class LayerClusters:
+    """All weight ``tensors`` of one module; a value that two of them hold counts once. ``error``: see `Book`."""
+
+    name: str
+    tensors: tuple[str, ...]
+    entries: int
+    before: int
+    after: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Book:
+    """``tensors`` that share ``values`` values; ``error``: their squared change summed over their squares summed.
+
+    ``alone``: they had no more values than they may have, so nothing was done.
+    """
+
+    tensors: tuple[str, ...]
+    values: int
+    error: float
+    alone: bool
+
+
+@dataclass(frozen=True)
 class ClusterReport:
-    k: int
+    """``before`` and ``after``: distinct values of all these tensors together, where a value that several hold
+    counts once; ``summed_before`` and ``summed_after`` count it once per tensor. ``k``: None where a distortion
+    was asked for."""
+
+    k: int | None
+    distortion: float | None
+    scope: Scope
+    before: int
+    after: int
+    error: float
+    books: tuple[Book, ...]
+    layers: tuple[LayerClusters, ...]
     tensors: tuple[TensorClusters, ...]
 
     @property
-    def before(self) -> int:
-        """Distinct values over all clustered tensors (each has its own code book)."""
+    def entries(self) -> int:
+        return sum(t.entries for t in self.tensors)
+
+    @property
+    def summed_before(self) -> int:
         return sum(t.before for t in self.tensors)
 
     @property
-    def after(self) -> int:
+    def summed_after(self) -> int:
         return sum(t.after for t in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "k": self.k,
-            "before": self.before,
-            "after": self.after,
-            "tensors": [asdict(t) for t in self.tensors],
-        }
+        return asdict(self)
 
 
-def cluster_weights(model: nn.Module, *, k: int) -> ClusterReport:
-    """Replace every weight of each convolution and linear layer by one of its tensor's ``k`` centroids, in place.
+def cluster_weights(
+    model: nn.Module,
+    *,
+    k: int | None = None,
+    distortion: float | None = None,
+    scope: Scope = "tensor",
+    only: Sequence[str] = (),
+    keep: Sequence[str] = (),
+) -> ClusterReport:
+    """Replace every weight of the model's layers by one of its code book's values, in place.
 
-    Exact zeros stay zeros (they take one of the centroids). Tensors with at most ``k`` distinct values and
-    biases are left alone; tied weights are clustered once. Deterministic. Raises UserError when ``k`` is below 2
-    or a weight is not finite; the model is then as it was.
+    >>> report = cluster_weights(model, k=16)                                            # doctest: +SKIP
+    >>> report = cluster_weights(model, distortion=0.001, scope="layer", keep=["fc"])    # doctest: +SKIP
+
+    Each book has at most ``k`` values (2 to 256), zero among them where a tensor has exact zeros: they stay zeros,
+    and every other weight takes one of the other values. Or ``distortion``: each book has the least number of
+    values that keeps the sum of squared changes over its tensors at ``distortion`` times the sum of their squares.
+    ``scope``: a book for each ``tensor``, for all tensors of a ``layer`` (a module: LSTM, multi-head attention),
+    or for the ``network``; tensors of different floating types never share one.
+
+    The weights of linear, convolutional, recurrent, attention and embedding layers are meant, not biases and
+    norms; ``only`` and ``keep`` are patterns of tensors or modules that narrow them down. Tied weights are one
+    tensor, which counts with the layer that comes first. A book whose tensors have no more values than it may
+    have is left alone, bit for bit. Deterministic.
+
+    Raises UserError for arguments out of range, patterns that match nothing, weights that are not finite, and a
+    distortion that 256 values do not keep; the model is then as it was.
     """
-    if k < 2:
-        raise UserError("clustering needs at least two values per tensor", value=k, mend="give k >= 2, e.g. 16")
-    todo = list(_weights(model))
-    for name, weight in todo:
-        if not torch.isfinite(weight).all():
-            raise UserError("the weights hold NaN or infinity", where=name, mend="train again, or reload")
-    return ClusterReport(k, tuple(_cluster_tensor(name, weight, k) for name, weight in todo))
-
-
-def kmeans_1d(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Floats:
-    """At most ``k`` ascending centroids for ``values`` (any shape; ``weights`` counts each of them).
-
-    The least possible sum of squares where ``values`` has at most ``max(512, 8 k)`` distinct entries, else close
-    to it. With at most ``k`` distinct values these come back unchanged.
-    """
-    points, inverse = np.unique(np.asarray(values, np.float64).ravel(), return_inverse=True)
-    mass = np.bincount(inverse, None if weights is None else np.ravel(weights)).astype(np.float64)
-    if len(points) <= k:
-        return points
-    bins = max(512, _CELLS_PER_CLUSTER * k)
-    if len(points) <= bins:
-        return _polished(points, mass, _optimal_edges(points, mass, k))
-    best, least = points[:0], np.inf
-    grid = _first_grid(points, mass, bins)
-    for _ in range(_REFINEMENTS):
-        edges = _optimal_edges(*_binned(points, mass, grid), k)
-        found = _polished(points, mass, edges)
-        error = _inertia(points, mass, found)
-        if not error < least * _WORTH_IT:
-            break
-        best, least = found, error
-        grid = _finer_grid(points, found)
-    return best
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        if isinstance(module, _LAYERS) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            yield f"{name}.weight" if name else "weight", module.weight
-
-
-def _cluster_tensor(name: str, weight: torch.Tensor, k: int) -> TensorClusters:
-    old = weight.detach().cpu().to(torch.float64).numpy()
-    before = len(np.unique(old))
-    if before <= k:
-        return TensorClusters(name, old.size, before, before, 0.0)
-    zero = old == 0
-    centroids = kmeans_1d(old[~zero], k - 1 if zero.any() else k)
-    new = np.where(zero, 0.0, centroids[_nearest(old, centroids)])
+    _check(k, distortion, scope)
+    books = _books(layer_weights(model, only, keep), scope)
+    found = [_clustered(book, k, distortion) for book in books]
+    report = _report(k, distortion, scope, books, found)
     with torch.no_grad():
-        weight.copy_(torch.from_numpy(new))
-    stored = weight.detach().cpu().to(torch.float64).numpy()
-    return TensorClusters(name, old.size, before, len(np.unique(stored)), float(((stored - old) ** 2).mean()))
+        for book, result in zip(books, found, strict=True):
+            for weight, new in zip(book, () if result.alone else result.new, strict=not result.alone):
+                weight.tensor.copy_(torch.from_numpy(new))
+    return report
 
 
-def _nearest(values: Floats, centroids: Floats) -> Ints:
-    return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+def distinct(tensors: Iterable[Tensor]) -> int:
+    """Distinct values of all ``tensors`` together: what several hold counts once, and so do 0.0 and -0.0."""
+    return _union([_unique(_numpy(tensor)) for tensor in tensors]).size
 
 
-def _first_grid(points: Floats, mass: Floats, bins: int) -> Floats:
-    """Half of the boundaries even in value (they resolve the tails), half even in mass (the crowd)."""
-    shares = np.linspace(0, 1, bins // 2 + 1)[1:-1]
-    by_value = points[0] + shares * (points[-1] - points[0])
-    by_mass = points[np.searchsorted(mass.cumsum(), shares * mass.sum())]
-    return np.sort(np.concatenate([by_value, by_mass]))
+@dataclass(frozen=True)
+class _Result:
+    """Of one book: the tensors' values before and after."""
+
+    old: list[Values]
+    new: list[Values]
+    alone: bool
+
+    @property
+    def error(self) -> float:
+        pairs = zip(self.old, self.new, strict=True)
+        power = sum(_squares(old) for old in self.old)
+        return sum(_squares(old, new) for old, new in pairs) / power if power else 0.0
 
 
-def _finer_grid(points: Floats, centroids: Floats) -> Floats:
-    """Every cluster in even cells: fine where clusters are narrow, whatever the tails look like."""
-    bounds = np.concatenate([points[:1], (centroids[1:] + centroids[:-1]) / 2, points[-1:]])
-    steps = np.arange(_CELLS_PER_CLUSTER) / _CELLS_PER_CLUSTER
-    grid: Floats = (bounds[:-1, None] + np.diff(bounds)[:, None] * steps).ravel()
-    return grid
+def _check(k: int | None, distortion: float | None, scope: str) -> None:
+    if scope not in get_args(Scope):
+        raise UserError(
+            "a code book is for a tensor, a layer or the network", value=scope, mend='give scope="tensor"'
+        )
+    if (k is None) == (distortion is None):
+        raise UserError(
+            "give either the number of values or the distortion that they may cause",
+            value=f"k {k}, distortion {distortion}",
+            mend="give k=16, or distortion=0.001",
+        )
+    if k is not None and not LEAST <= k <= MOST:
+        few = "at least two" if k < LEAST else f"at most {MOST}"
+        raise UserError(f"a code book has {few} values", value=k, mend=f"give k in {LEAST}..{MOST}, e.g. 16")
+    if distortion is not None and not 0 < distortion < 1:
+        raise UserError(
+            "the distortion is a share of the weights' squares, above 0 and below 1",
+            value=distortion,
+            mend="give distortion=0.001",
+        )
 
 
-def _binned(points: Floats, mass: Floats, grid: Floats) -> tuple[Floats, Floats]:
-    """Points inside one cell of ``grid`` merged to their mean and mass."""
-    cell = np.searchsorted(grid, points, side="right")
-    total = np.bincount(cell, mass)
-    full = total > 0
-    means: Floats = np.bincount(cell, mass * points)[full] / total[full]
-    return means, total[full].astype(np.float64)
+def _books(weights: Sequence[LayerWeight], scope: Scope) -> list[list[LayerWeight]]:
+    groups: dict[tuple[str, torch.dtype], list[LayerWeight]] = {}
+    for weight in weights:
+        shared = {"tensor": weight.name, "layer": weight.layer, "network": ""}[scope]
+        groups.setdefault((shared, weight.tensor.dtype), []).append(weight)
+    return list(groups.values())
 
 
-def _inertia(points: Floats, mass: Floats, centroids: Floats) -> float:
-    return float((mass * (points - centroids[_nearest(points, centroids)]) ** 2).sum())
+def _clustered(book: Sequence[LayerWeight], k: int | None, distortion: float | None) -> _Result:
+    old = [_numpy(weight.tensor) for weight in book]
+    joint = old[0].reshape(-1) if len(old) == 1 else np.concatenate([array.reshape(-1) for array in old])
+    zeros = bool((joint == 0).any())
+    line = SortedValues(joint[joint != 0] if zeros else joint)
+    del joint
+
+    @lru_cache(maxsize=2)  # each holds as much as the tensors themselves
+    def with_values(number: int) -> _Result:
+        if line.distinct + zeros <= number:
+            return _Result(old, old, alone=True)
+        values = _rounded(line.centroids(number - zeros), book[0].tensor.dtype)
+        return _Result(old, [_replaced(array, values, zeros) for array in old], alone=False)
+
+    return with_values(k) if k is not None else _within(with_values, float(distortion or 0), book)
 
 
-def _sums(points: Floats, mass: Floats) -> tuple[Floats, Floats, Floats]:
-    """Prefix sums (n + 1 entries) of mass, mass x and mass x^2, about the mean for precision."""
-    x = points - np.average(points, weights=mass)
-    stacked = np.stack([mass, mass * x, mass * x * x])
-    sums = np.concatenate([np.zeros((3, 1)), stacked.cumsum(1)], axis=1)
-    return sums[0], sums[1], sums[2]
+def _within(with_values: Callable[[int], _Result], distortion: float, book: Sequence[LayerWeight]) -> _Result:
+    """The result with the fewest values that keep the distortion: more values never do worse."""
+
+    def kept(number: int) -> bool:
+        return with_values(number).error <= distortion
+
+    enough = next((number for number in _DOUBLED if kept(number)), None)  # few values are found sooner than many
+    if enough is None:
+        raise UserError(
+            f"{MOST} values distort the weights more than that",
+            where=", ".join(weight.name for weight in book[:3]) + (", ..." if len(book) > 3 else ""),
+            value=f"{with_values(MOST).error:.3g}, where {distortion:g} is allowed",
+            mend="allow more distortion, take a smaller scope, or keep these tensors",
+        )
+    numbers = range(max(LEAST, enough // 2), enough + 1)
+    return with_values(numbers[bisect.bisect_left(numbers, True, key=kept)])
 
 
-def _optimal_edges(points: Floats, mass: Floats, k: int) -> Floats:
-    """The k - 1 boundaries (halfway between neighbours) of the optimal intervals."""
-    n = len(points)
-    k = min(k, n)
-    w, s, q = _sums(points, mass)
-
-    def cost(start: Ints, end: Ints) -> Floats:  # sum of squares of points[start:end] about their mean
-        return (q[end] - q[start]) - (s[end] - s[start]) ** 2 / np.maximum(w[end] - w[start], 1e-300)
-
-    ends = np.arange(n + 1)
-    best = cost(np.zeros(n + 1, np.int64), ends)  # best[j]: points[:j] in one cluster
-    splits = np.zeros((k, n + 1), np.int64)
-    for clusters in range(1, k):
-        best, splits[clusters] = _one_more_cluster(best, cost, clusters, n)
-    cuts, end = [], n
-    for clusters in range(k - 1, 0, -1):
-        end = int(splits[clusters, end])
-        cuts.append(end)
-    at = np.array(cuts[::-1], np.int64)
-    return (points[at] + points[at - 1]) / 2
+def _replaced(array: Values, values: NDArray[np.float64], zeros: bool) -> Values:
+    new: Values = values.astype(array.dtype)[nearest(array, values)]
+    if zeros:
+        new[array == 0] = 0
+    return new
 
 
-def _one_more_cluster(best: Floats, cost: Any, clusters: int, n: int) -> tuple[Floats, Ints]:
-    """From the optimum with ``clusters`` clusters to that with one more, for every prefix length j.
+def _report(
+    k: int | None,
+    distortion: float | None,
+    scope: Scope,
+    books: Sequence[Sequence[LayerWeight]],
+    results: Sequence[_Result],
+) -> ClusterReport:
+    measured = {
+        weight.name: _Measured.of(weight, old, new)
+        for book, result in zip(books, results, strict=True)
+        for weight, old, new in zip(book, result.old, result.new, strict=True)
+    }
+    layers: dict[str, list[_Measured]] = {}
+    for one in measured.values():
+        layers.setdefault(one.layer, []).append(one)
+    before, after, error = _together(list(measured.values()))
+    return ClusterReport(
+        k,
+        distortion,
+        scope,
+        before,
+        after,
+        error,
+        tuple(_book([measured[w.name] for w in book], r.alone) for book, r in zip(books, results, strict=True)),
+        tuple(_layer(name, members) for name, members in layers.items()),
+        tuple(TensorClusters(m.name, m.entries, m.before.size, m.after.size, m.mse) for m in measured.values()),
+    )
 
-    new[j] = min over i of best[i] + cost(i, j). The best i never falls as j grows, so the middle j of a range
-    bounds the search of both halves; all ranges of one depth are searched at once.
-    """
-    new = np.full(n + 1, np.inf)
-    split = np.full(n + 1, clusters, np.int64)
-    low, high = np.array([clusters + 1]), np.array([n])  # ranges of j that are still open (inclusive)
-    first, last = np.array([clusters]), np.array([n - 1])  # ranges of i to search
-    while len(low):
-        middle = (low + high) // 2
-        stop = np.minimum(last, middle - 1)
-        sizes = stop - first + 1
-        starts = np.concatenate([[0], sizes.cumsum()[:-1]])
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        i = np.arange(sizes.sum()) - starts[owner] + first[owner]
-        total = best[i] + cost(i, middle[owner])
-        new[middle] = np.minimum.reduceat(total, starts)
-        hit = np.flatnonzero(total == new[middle][owner])
-        _, leftmost = np.unique(owner[hit], return_index=True)
-        chosen = i[hit[leftmost]]
-        split[middle] = chosen
-        low, high = np.concatenate([low, middle + 1]), np.concatenate([middle - 1, high])
-        first, last = np.concatenate([first, chosen]), np.concatenate([chosen, last])
-        open_ = low <= high
-        low, high, first, last = low[open_], high[open_], first[open_], last[open_]
-    return new, split
+
+def _layer(name: str, members: Sequence[_Measured]) -> LayerClusters:
+    tensors, entries = tuple(m.name for m in members), sum(m.entries for m in members)
+    return LayerClusters(name, tensors, entries, *_together(members))
 
 
-def _polished(points: Floats, mass: Floats, edges: Floats) -> Floats:
-    """Lloyd's steps on all points: exact, since prefix sums give every interval's mean."""
-    w, s, _ = _sums(points, mass)
-    center = np.average(points, weights=mass)
-    centroids = edges
-    for _ in range(_POLISHING_STEPS):
-        cuts = np.concatenate([[0], np.searchsorted(points, edges), [len(points)]])
-        cuts = np.unique(cuts)  # an interval without points gives no centroid
-        centroids = np.diff(s[cuts]) / np.diff(w[cuts]) + center
-        moved = (centroids[1:] + centroids[:-1]) / 2
-        if len(moved) == len(edges) and np.array_equal(moved, edges):
-            break
-        edges = moved
-    return centroids
+def _book(members: Sequence[_Measured], alone: bool) -> Book:
+    _, values, error = _together(members)
+    return Book(tuple(m.name for m in members), values, error, alone)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One tensor: its distinct values before and after, the sums of its squares and of its squared changes."""
+
+    name: str
+    layer: str
+    entries: int
+    before: Values
+    after: Values
+    power: float
+    change: float
+
+    @classmethod
+    def of(cls, weight: LayerWeight, old: Values, new: Values) -> _Measured:
+        before = _unique(old)
+        after = before if new is old else _unique(new)
+        return cls(weight.name, weight.layer, old.size, before, after, _squares(old), _squares(old, new))
+
+    @property
+    def mse(self) -> float:
+        return self.change / self.entries if self.entries else 0.0
+
+
+def _together(members: Sequence[_Measured]) -> tuple[int, int, float]:
+    """Distinct values before and after, and the relative error."""
+    power = sum(m.power for m in members)
+    error = sum(m.change for m in members) / power if power else 0.0
+    return _union([m.before for m in members]).size, _union([m.after for m in members]).size, error
+
+
+def _union(arrays: Sequence[Values]) -> Values:
+    if len(arrays) == 1:
+        return arrays[0]
+    return _unique(np.concatenate(arrays)) if arrays else np.empty(0)
+
+
+def _unique(array: Values) -> Values:
+    ordered = np.sort(array, axis=None)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if ordered.size else ordered
+
+
+def _squares(old: Values, new: Values | None = None) -> float:
+    """Sum of squares of ``old``, or of what it is away from ``new``; in float64, a part at a time."""
+    total, flat, other = 0.0, old.reshape(-1), None if new is None else new.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.float64)
+        if other is not None:
+            part -= other[start : start + _CHUNK]
+        total += float(part @ part)
+    return total
+
+
+def _numpy(tensor: Tensor) -> Values:
+    """float32, or float64 for a tensor of float64."""
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    array: Values = tensor.detach().cpu().to(wide).numpy()
+    return array
+
+
+def _rounded(values: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64]:
+    """As the tensor can hold them."""
+    held: NDArray[np.float64] = torch.from_numpy(values).to(dtype).to(torch.float64).numpy()
+    return held

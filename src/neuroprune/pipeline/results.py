@@ -19,7 +19,9 @@ SCHEMA = 1
 SEEN_POINTS = 5.0
 
 #: lists that steps append to, in the order of results.json
-PIECES = ("curves", "rounds", "tickets", "layers", "candidates", "units", "refused", "recovered", "notes")
+PIECES = (
+    "curves", "rounds", "tickets", "layers", "clusters", "candidates", "units", "refused", "recovered", "notes",
+)  # fmt: skip
 
 
 def assemble(context: Context) -> dict[str, Any]:

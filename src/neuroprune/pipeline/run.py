@@ -16,6 +16,7 @@ from neuroprune import __version__
 from neuroprune.base.errors import BudgetNotMet, Interrupted, UserError
 from neuroprune.base.files import read_json, write_bytes
 from neuroprune.base.progress import Progress, SilentProgress
+from neuroprune.compression.layer_weights import check_patterns as check_layers
 from neuroprune.graph import trace
 from neuroprune.pipeline.attempts import Attempt, best_attempt, candidates_of, next_correction
 from neuroprune.pipeline.context import Context, Correction, Snapshot, load_step, save_step, state_digest
@@ -184,7 +185,10 @@ def _replay(folder: RunFolder, journal: Path | None) -> None:
 def _check_keep(recipe: Recipe, network: nn.Module, task: Task) -> None:
     """A pattern that matches nothing is found before the folder is taken, not after the training."""
     options = [(call, getattr(call.config, "keep", ())) for call in recipe.steps]
-    asked = [(call, patterns) for call, patterns in options if patterns]
+    asked = [(call, patterns) for call, patterns in options if patterns and call.name != "cluster"]
+    for call, patterns in options:
+        if call.name == "cluster":  # keeps layers, not groups
+            check_layers(network, patterns, call.where)
     if asked:
         groups = trace(network, task.example_inputs).groups
         for call, patterns in asked:

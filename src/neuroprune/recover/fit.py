@@ -20,7 +20,7 @@ from neuroprune.recover.batch_gradient import BatchGradient, BatchResult, train_
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.data_parallel import shared
-from neuroprune.recover.hooks import HeldMasks, Hook
+from neuroprune.recover.hooks import HeldMasks, Hook, SharesGradients
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
 
@@ -80,7 +80,12 @@ def fit(
 
 
 def _check_hook(hook: Hook | None, config: FitConfig) -> None:
-    if config.patience is not None and hook is not None and type(hook) is not HeldMasks:
+    if (
+        config.patience is not None
+        and hook is not None
+        and type(hook) is not HeldMasks
+        and not isinstance(hook, SharesGradients)
+    ):
         raise UserError(
             "early stopping goes back to the best epoch's weights, and here what is on changes from then on",
             value=f"patience {config.patience}",
@@ -159,6 +164,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         done = self.backward(batch, where)
         _check_finite(done.loss, where)
+        if isinstance(self.hook, SharesGradients):
+            self.hook.after_backward()
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ class Hook(Protocol):
 
     def identity(self) -> str:
         """Text that differs where the training would: part of a checkpoint's identity."""
+
+
+@runtime_checkable
+class SharesGradients(Protocol):
+    """A hook that changes gradients before their norm is clipped and the optimizer takes its step.
+
+    It leaves the network's weights what the optimizer made of them up to what they share, so that early stopping
+    may go back to those of any epoch.
+    """
+
+    def after_backward(self) -> None: ...
 
 
 class HeldMasks:

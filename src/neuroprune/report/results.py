@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neuroprune.base.errors import UserError
+from neuroprune.report.clusterings import Clustering, read_clustering
 from neuroprune.report.deployed import Published, Weights, read_published, read_weights
 from neuroprune.report.reader import Reader
 
@@ -196,6 +197,7 @@ class Results:
     layers: tuple[Layer, ...]
     weights: tuple[Weights, ...]
     published: tuple[Published, ...]
+    clusterings: tuple[Clustering, ...]
     variants: tuple[Variant, ...]
     candidates: tuple[Candidate, ...]
     units: tuple[Unit, ...]
@@ -241,6 +243,7 @@ def read_results(document: object) -> Results:
         layers=r.children("layers", _layer),
         weights=r.children("weights", read_weights),
         published=r.children("published", read_published),
+        clusterings=r.children("clusters", read_clustering),
         variants=r.children("variants", _variant),
         candidates=r.children("candidates", _candidate),
         units=r.children("units", _unit),

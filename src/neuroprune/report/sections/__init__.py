@@ -7,6 +7,7 @@ from collections.abc import Callable
 from neuroprune.report.results import Results
 from neuroprune.report.section import Section
 from neuroprune.report.sections import (
+    clusters,
     comparison,
     curves,
     document,
@@ -37,6 +38,7 @@ SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     recovered.section,
     layers.section,
     weights.section,
+    clusters.section,
     units.section,
     refused.section,
     steps.section,
