@@ -7,7 +7,7 @@ folds these into constants when it loads the file, so that what runs is the int8
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,8 @@ LEVELS = 16
 _WORTH_PACKING = 512
 
 
-def pack_weights(proto: ModelProto) -> dict[str, float]:
-    """Pack every int8 weight tensor of a QDQ graph in place.
+def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[str, float]:
+    """Pack every int8 weight tensor of a QDQ graph in place, or those called ``only``.
 
     Returns, per packed tensor, the root of the mean squared change of its weights over that of the weights
     themselves. Scales per channel stay as they are; squared errors are weighted by them.
@@ -38,6 +38,8 @@ def pack_weights(proto: ModelProto) -> dict[str, float]:
         if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
             continue
         name = node.input[0]
+        if only is not None and name not in only:
+            continue
         weight = numpy_helper.to_array(constants[name])
         if name in errors or weight.dtype != np.int8 or weight.size < _WORTH_PACKING:
             continue
