@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from neuroprune.compression.bias_correction import correct_biases
 from neuroprune.compression.distinct import Overrides, is_clustered, keep_distinct
 from neuroprune.compression.equalize import equalize, pairs_of
 from neuroprune.compression.layers import array_of, constants_of, layers_of
-from neuroprune.compression.qdq import INTEGER_OPERATORS, insert, prepare
+from neuroprune.compression.qdq import INTEGER_OPERATORS, insert, prepare, refused
 from neuroprune.compression.ranges import RANGES, Observed, Range, float_tensors
 from neuroprune.compression.watch import Batch, Watched
 
@@ -71,7 +72,9 @@ class Bench:
     def __init__(
         self, proto: ModelProto, batches: Sequence[Batch], folder: Path, originals: Sequence[np.ndarray] = ()
     ) -> None:
-        self.graph, self.batches = prepare(proto, folder), list(batches)
+        with refused():
+            self.graph = prepare(proto, folder)
+        self.batches = list(batches)
         constants = constants_of(self.graph)
         weights = {layer.weight: array_of(constants[layer.weight]) for layer in layers_of(self.graph)}
         self.clustered = {name: w for name, w in weights.items() if is_clustered(w)}
@@ -81,6 +84,7 @@ class Bench:
         self._observed: dict[bool, Observed] = {}
         self._ranges: dict[tuple[bool, str, bool], dict[str, Range]] = {}
 
+    @refused()
     def quantized(
         self, settings: Settings, kept: Sequence[str] = (), learned: dict[str, Range] | None = None
     ) -> ModelProto:
@@ -145,12 +149,14 @@ class Bench:
         """The float graph's outputs, chunk by chunk."""
         return [list(tensors.values()) for tensors in Watched(self.graph).run(self.batches)]
 
-    def error(self, proto: ModelProto) -> float:
+    @refused()
+    def error(self, proto: ModelProto, chunks: int | None = None) -> float:
         """Root of the mean squared difference of ``proto``'s outputs over the standard deviation of fp32's: 0 for
-        the same outputs, 1 for none of the information. The worst output counts."""
-        found = [list(tensors.values()) for tensors in Watched(proto).run(self.batches)]
+        the same outputs, 1 for none of the information. The worst output counts. ``chunks``: look at so many
+        of the data only."""
+        found = [list(tensors.values()) for tensors in islice(Watched(proto).run(self.batches), chunks)]
         errors = []
-        for theirs, ours in zip(zip(*self.expected, strict=True), zip(*found, strict=True), strict=True):
+        for theirs, ours in zip(zip(*self.expected[:chunks], strict=True), zip(*found, strict=True), strict=True):
             fp32 = np.concatenate([t.ravel() for t in theirs]).astype(np.float64)
             gap = np.concatenate([o.ravel() for o in ours]) - fp32
             errors.append(float(np.sqrt((gap**2).mean()) / max(fp32.std(), 1e-12)) if fp32.size else 0.0)

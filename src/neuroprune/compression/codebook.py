@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = 16
 #: smaller tensors would grow: unpacking takes six nodes and a code book
-_WORTH_PACKING = 512
+WORTH_PACKING = 512
 
 
 def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[str, float]:
@@ -41,7 +41,7 @@ def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[s
         if only is not None and name not in only:
             continue
         weight = numpy_helper.to_array(constants[name])
-        if name in errors or weight.dtype != np.int8 or weight.size < _WORTH_PACKING:
+        if name in errors or weight.dtype != np.int8 or weight.size < WORTH_PACKING:
             continue
         scale = _broadcast(node, numpy_helper.to_array(constants[node.input[1]]), weight.ndim)
         book, codes, errors[name] = _encode(weight, scale)

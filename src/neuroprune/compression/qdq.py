@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.base.errors import UserError
+from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
 from neuroprune.compression.ranges import Range, as_tensors_data
 from neuroprune.export.slim import slim
@@ -187,3 +188,24 @@ def _quiet() -> Iterator[None]:
         root.removeFilter(wanted)
         for handler in [h for h in root.handlers if h not in handlers]:
             root.removeHandler(handler)  # logging.warning() installs one on first use
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """ONNX Runtime's quantiser raises whatever it meets in a network that it cannot take."""
+    try:
+        yield
+    except NeuropruneError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write what quantising needs in passing: {error.strerror or error}",
+            where=tempfile.gettempdir(),
+            mend="free some space, or set TMPDIR to another folder",
+        ) from error
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            f"ONNX Runtime cannot quantise this network: {lines[0] if lines else type(error).__name__}",
+            mend="exclude the operator it names, or ship the fp32 file",
+        ) from error

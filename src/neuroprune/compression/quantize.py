@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neuroprune.base.errors import NeuropruneError, UserError
+from neuroprune.base.errors import UserError
 from neuroprune.base.files import beginning
 from neuroprune.compression.bench import Activations, Bench, Settings, Tried, Weights
 from neuroprune.compression.codebook import pack_weights
@@ -115,11 +115,11 @@ def quantize_onnx(
 
 @contextlib.contextmanager
 def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Iterator[Bench]:
-    """The fp32 file and its calibration data, checked. Errors of ONNX Runtime inside become UserErrors."""
+    """The fp32 file and its calibration data, checked."""
     proto = _load(source)
     _check_weights(proto)
     batches = _checked(_whole_batches(_metadata(proto).get("batch", ""), calibration), inputs_of(proto))
-    with _refused(), tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         yield Bench(proto, batches, Path(name), originals)
 
 
@@ -259,24 +259,3 @@ def _check_array(array: np.ndarray, value: ValueInfoProto, where: str) -> None:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError("the calibration data hold NaN or infinity", where=where, mend=_GIVE_DATA)
-
-
-@contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    """ONNX Runtime's quantiser raises whatever it meets in a network that it cannot take."""
-    try:
-        yield
-    except NeuropruneError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write what quantising needs in passing: {error.strerror or error}",
-            where=tempfile.gettempdir(),
-            mend="free some space, or set TMPDIR to another folder",
-        ) from error
-    except Exception as error:
-        lines = str(error).strip().splitlines()
-        raise UserError(
-            f"ONNX Runtime cannot quantise this network: {lines[0] if lines else type(error).__name__}",
-            mend="exclude the operator it names, or ship the fp32 file",
-        ) from error
