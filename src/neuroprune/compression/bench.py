@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -86,16 +86,16 @@ class Bench:
 
     @refused()
     def quantized(
-        self, settings: Settings, kept: Sequence[str] = (), learned: dict[str, Range] | None = None
+        self, settings: Settings, kept: Sequence[str] = (), learned: Mapping[str, Range] | None = None
     ) -> ModelProto:
-        """The graph in QDQ form; nodes called ``kept`` stay in float. ``learned``: ranges that are known already,
-        by tensor."""
+        """The graph in QDQ form; nodes called ``kept`` stay in float. ``learned``: ranges of layers' inputs that
+        are known already, by the layers' names."""
         proto, overrides = self._way(settings)
         symmetric = settings.activations == "symmetric"
         used = {layer.weight for layer in layers_of(proto) if layer.node not in kept}
         result = insert(
             proto,
-            self.ranges(settings) | (learned or {}),
+            self.ranges(settings) | (self._by_tensor(learned, settings) if learned else {}),
             kept,
             per_channel=settings.weights == "channel",
             symmetric=symmetric,
@@ -105,6 +105,20 @@ class Bench:
         if settings.correct_bias:
             correct_biases(proto, result, self.batches)
         return result
+
+    def _by_tensor(self, learned: Mapping[str, Range], settings: Settings) -> dict[str, Range]:
+        inputs = {node.name: node.input[0] for node in self.graph.graph.node}
+        names = {layer.name: inputs[layer.node] for layer in layers_of(self.graph)}
+        unknown = sorted(set(learned) - set(names))
+        if unknown or settings.equalize:
+            raise UserError(
+                "learned ranges are of other layers"
+                if unknown
+                else "learned ranges do not fit layers that are equalised",
+                value=", ".join(unknown[:3]) or "equalize=True",
+                mend="export with keep_names=True the network that was trained, and leave equalize out",
+            )
+        return {names[name]: ends for name, ends in learned.items()}
 
     def ranges(self, settings: Settings) -> dict[str, Range]:
         """Of every tensor that may become integer; computed once per method."""

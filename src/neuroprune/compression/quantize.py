@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from neuroprune.compression.bench import Activations, Bench, Settings, Tried, We
 from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.layers import array_of
 from neuroprune.compression.qdq import INTEGER_OPERATORS, census, excluded
+from neuroprune.compression.ranges import Range
 from neuroprune.compression.watch import Batch, in_batches_of, inputs_of
 from neuroprune.export.onnx import write_proto
 from neuroprune.export.slim import slim
@@ -71,6 +72,7 @@ def quantize_onnx(
     correct_bias: bool = False,
     keep_clusters: bool = True,
     originals: Sequence[np.ndarray] = (),
+    learned: Mapping[str, Range] | None = None,
     reduce_range: bool = False,
 ) -> QuantizeReport:
     """Write ``target``: the fp32 file ``source`` in int8, calibrated on ``calibration``.
@@ -83,9 +85,11 @@ def quantize_onnx(
     is closest to fp32 on the calibration data. ``weights``, ``activations``, ``equalize``, ``correct_bias``: see
     `bench.Settings`. ``keep_clusters``: a weight tensor of few distinct values has no more of them as integers,
     zeros stay zeros; ``originals``: such tensors as they were before batch norm was folded into them
-    (`distinct`). ``weight_bits=4`` stores 16 values per weight tensor and packed indices (see ``codebook``): half
-    the bytes at the same speed, for some accuracy. ``reduce_range`` leaves one bit of the weights unused, for x86
-    processors without VNNI, whose int8 kernels may saturate.
+    (`distinct`). ``learned``: ranges of layers' inputs by the layers' names, from quantisation-aware training
+    (`recover.qat`), in place of calibrated ones; needs a source with names. ``weight_bits=4`` stores 16 values per
+    weight tensor and packed indices (see ``codebook``): half the bytes at the same speed, for some accuracy.
+    ``reduce_range`` leaves one bit of the weights unused, for x86 processors without VNNI, whose int8 kernels may
+    saturate.
     The batch size stays free, the metadata stay. Memory: the inner tensors of `watch.CHUNK` examples, however
     many there are. Raises UserError when the calibration data are empty, not finite, constant or of other shapes
     than the inputs, when a weight is not finite, and when ``exclude`` names nothing in the file.
@@ -108,9 +112,8 @@ def quantize_onnx(
         tried: tuple[Tried, ...] = ()
         if method == "auto":
             settings, tried = bench.best(settings, kept)
-        return write_int8(
-            bench, source, target, settings, kept, tried=tried, packed=None if weight_bits == 4 else ()
-        )
+        packed = None if weight_bits == 4 else ()
+        return write_int8(bench, source, target, settings, kept, tried=tried, packed=packed, learned=learned)
 
 
 @contextlib.contextmanager
@@ -132,10 +135,10 @@ def write_int8(
     *,
     tried: tuple[Tried, ...] = (),
     packed: Sequence[str] | None = (),
-    learned: dict[str, tuple[float, float]] | None = None,
+    learned: Mapping[str, Range] | None = None,
 ) -> QuantizeReport:
     """Write one choice of a bench. ``kept``: nodes that stay in float; ``packed``: weights stored in 4 bits (None:
-    all); ``learned``: ranges of tensors that are known already."""
+    all); ``learned``: see `quantize_onnx`."""
     quantized = bench.quantized(settings, kept, learned)
     metadata = _metadata(_load(source)) | {"precision": "int8"}
     del quantized.metadata_props[:]

@@ -17,7 +17,18 @@ SCHEMA = 1
 SEEN_POINTS = 5.0
 
 #: lists that steps append to, in the order of results.json
-PIECES = ("curves", "rounds", "tickets", "layers", "candidates", "units", "refused", "recovered", "notes")
+PIECES = (
+    "curves",
+    "rounds",
+    "tickets",
+    "layers",
+    "candidates",
+    "units",
+    "refused",
+    "recovered",
+    "quantized",
+    "notes",
+)
 
 
 def assemble(context: Context) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from neuroprune.compression.runtime import kernels_of
 from neuroprune.devices import DEVICES
 from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
@@ -51,6 +52,7 @@ def measure(context: Context, config: MeasureConfig) -> Outcome:
     chosen = variants[1 + index]
     chosen["chosen"], chosen["role"] = True, "final"
     missed = rows[index][1]
+    notes = _slower(context, {variant["name"]: variant["latency"]["cpu_p50_ms"] for variant in variants})
     latency, unit = chosen["latency"]["cpu_p50_ms"], context.task.metric_unit
     return Outcome(
         f"{chosen['name']} is best: {speed(dense.latency, latency)}, "
@@ -63,7 +65,19 @@ def measure(context: Context, config: MeasureConfig) -> Outcome:
             "chosen_latency_ms": latency,
             "missed": missed,
         },
+        pieces={"notes": notes},
     )
+
+
+def _slower(context: Context, times: dict[str, float]) -> list[str]:
+    """Where int8 is slower than fp32 here: by how much, and why."""
+    fp32, int8 = times.get("compressed fp32"), times.get("compressed int8")
+    if fp32 is None or int8 is None or int8 <= fp32:
+        return []
+    return [
+        f"int8 is slower than fp32 on this device: {quantity(int8, 'ms')} against {quantity(fp32, 'ms')} per "
+        f"call. Of the int8 file, {kernels_of(context.files[INT8]).why_slow()}."
+    ]
 
 
 def _variant(
