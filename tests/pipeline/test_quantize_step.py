@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import read_json
+from neuroprune.base.files import load_tensors, read_json
 from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.compression.runtime import kernels_of
 from neuroprune.export import EXPORTS
@@ -83,3 +85,32 @@ def test_what_runs_in_float_is_named(tmp_path: Path) -> None:
     (note,) = _slower(context, {"compressed fp32": 1.0, "compressed int8": 2.0})
     assert "slower than fp32 on this device: 2 ms against 1 ms" in note
     assert "Erf 1" in note
+
+
+def test_training_on_the_grid_keeps_masks_and_clusters_to_the_file(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    steps = (
+        "  - technique: {name: magnitude, density: 0.5, epochs: 1}\n  - cluster: {k: 8}\n"
+        "  - qat: {epochs: 1, distill: false}\n  - export\n  - quantize: {calibration: 32, ranges: learned}"
+    )
+    run_recipe(parse_recipe(HEAD + steps + TAIL), tmp_path / "out")
+    folders = tmp_path / "out" / "steps"
+    trained = load_tensors(next(folders.glob("*-qat")) / "weights.safetensors")
+    masks = load_tensors(next(folders.glob("*-technique")) / "masks.safetensors")
+    for name, mask in masks.items():
+        assert (trained[name][mask == 0] == 0).all(), name
+    file = onnx.load(next(folders.glob("*-quantize")) / INT8)
+    integers = [numpy_helper.to_array(t) for t in file.graph.initializer]
+    assert all(t.unique().numel() <= 8 for t in trained.values() if t.dim() == 4)
+    checked = 0
+    for array in integers:
+        if array.dtype == np.int8 and array.ndim == 4:
+            assert len(np.unique(np.abs(array))) <= 8
+            checked += 1
+    assert checked >= 9
+
+
+def test_learned_ranges_need_a_step_that_learns_them(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    with pytest.raises(UserError, match="no ranges were learned"):
+        run_recipe(parse_recipe(HEAD + "  - export\n  - quantize: {ranges: learned}" + TAIL), tmp_path / "out")

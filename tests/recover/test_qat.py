@@ -21,7 +21,7 @@ from neuroprune.pruning.masks import Masks
 from neuroprune.recover.fit import FitConfig, fit
 from neuroprune.recover.hooks import HeldMasks
 from neuroprune.recover.on_grid import weights_on_grid
-from neuroprune.recover.qat import InputRange, Quantization, quantized
+from neuroprune.recover.qat import InputRange, Quantization, SharedValues, quantized
 from neuroprune.tasks.batches import TensorBatches
 from neuroprune.tasks.task import Task
 
@@ -208,41 +208,34 @@ def test_the_file_has_the_learned_ranges(task: Task, tmp_path: Path) -> None:
         write(model, task, tmp_path, learned=learned, equalize=True)
 
 
-class Together(HeldMasks):
-    """Equal weights stay equal: each becomes the mean of its cluster."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
-        self.parameters = [dict(model.named_parameters())[name] for name in names]
-        self.codes = [torch.unique(p.detach(), return_inverse=True)[1] for p in self.parameters]
-
-    def start(self, steps: int) -> None:
-        pass
-
-    @torch.no_grad()
-    def after_step(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        for p, codes in zip(self.parameters, self.codes, strict=True):
-            means = torch.stack([p[codes == code].mean() for code in range(int(codes.max()) + 1)])
-            p.copy_(means[codes])
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-
 def test_clusters_are_kept(task: Task, tmp_path: Path) -> None:
     model = net()
     names = ("conv.weight",)
+    with torch.no_grad():
+        model.conv.weight[model.conv.weight.abs() < 0.1] = 0
     cluster_weights(model, k=5)
     before = model.conv.weight.detach().clone()
     assert before.unique().numel() == 5
-    with quantized(model, Quantization(clustered=names), hooks=[Together(model, names)]) as hook:
+    with quantized(model, Quantization(clustered=names), hooks=[SharedValues(model, names)]) as hook:
         fit(model, task, CONFIG, hook=hook)
     after = model.conv.weight.detach()
     assert not torch.equal(before, after)
     assert after.unique().numel() <= 5
+    assert ((before == 0) == (after == 0)).all()
+    assert (before == 0).any()
     path = write(model, task, tmp_path, originals=[after.numpy().copy()])
     held = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
     conv = next(a for a in held if a.dtype == np.int8 and a.shape == after.shape)
     assert len(np.unique(np.abs(conv))) <= 5
+
+
+def test_a_cluster_becomes_the_mean_of_its_members() -> None:
+    model = nn.Linear(3, 1, bias=False)
+    model.weight.data = torch.tensor([[2.0, 2.0, 0.0]])
+    hook = SharedValues(model, ["weight"])
+    model.weight.data = torch.tensor([[1.0, 4.0, 0.5]])
+    hook.after_step(torch.optim.SGD(model.parameters(), 0.1), 1, 2)
+    assert model.weight.tolist() == [[2.5, 2.5, 0.0]]
 
 
 @pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": -0.1}, {"freeze": 0.0}, {"freeze": 1.5}])

@@ -44,10 +44,10 @@ def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[s
         if name in errors or weight.dtype != np.int8 or weight.size < WORTH_PACKING:
             continue
         scale = _broadcast(node, numpy_helper.to_array(constants[node.input[1]]), weight.ndim)
-        book, codes, errors[name] = _encode(weight, scale)
+        parts, errors[name] = encode(name, weight, scale, np.dtype(np.int8))
         graph.initializer.remove(constants[name])
-        graph.initializer.extend(_constants(name, book, codes, weight.shape))
-        unpacking += _unpacking(name, codes.size)
+        graph.initializer.extend(parts)
+        unpacking += unpacking_nodes(name, weight.size)
     for position, node in enumerate(unpacking):
         graph.node.insert(position, node)
     return errors
@@ -63,15 +63,24 @@ def _broadcast(node: NodeProto, scale: np.ndarray, rank: int) -> np.ndarray:
     return scale.reshape(shape)
 
 
-def _encode(weight: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Code book int8 [16], codes uint8 [weight.size], relative error."""
+def encode(
+    name: str, weight: np.ndarray, scale: np.ndarray, kind: np.dtype[Any]
+) -> tuple[list[TensorProto], float]:
+    """The constants that `unpacking_nodes` makes ``name`` of, and the relative error.
+
+    ``scale``: what multiplies ``weight`` afterwards, and weights its errors. ``kind``: of the 16 values; integers
+    are rounded.
+    """
     importance = np.broadcast_to(scale.astype(np.float64) ** 2, weight.shape)
-    centroids = np.unique(np.rint(kmeans_1d(weight, LEVELS, importance)))
+    centroids = kmeans_1d(weight, LEVELS, importance)
+    if kind.kind == "i":
+        centroids = np.unique(np.rint(centroids))
     codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, weight.ravel())
-    book = np.pad(centroids, (0, LEVELS - len(centroids)), mode="edge").astype(np.int8)
+    book = np.pad(centroids, (0, LEVELS - len(centroids)), mode="edge").astype(kind)
     change = (book[codes].reshape(weight.shape) - weight.astype(np.float64)) ** 2 * importance
     power = (weight.astype(np.float64) ** 2 * importance).sum()
-    return book, codes.astype(np.uint8), float(np.sqrt(change.sum() / power)) if power else 0.0
+    error = float(np.sqrt(change.sum() / power)) if power else 0.0
+    return list(_constants(name, book, codes.astype(np.uint8), weight.shape)), error
 
 
 def _constants(name: str, book: np.ndarray, codes: np.ndarray, shape: tuple[int, ...]) -> Iterator[TensorProto]:
@@ -92,7 +101,7 @@ def _constants(name: str, book: np.ndarray, codes: np.ndarray, shape: tuple[int,
         yield numpy_helper.from_array(array, f"{name}.{part}")
 
 
-def _unpacking(name: str, size: int) -> list[NodeProto]:
+def unpacking_nodes(name: str, size: int) -> list[NodeProto]:
     """packed uint8 [n/2] -> codes uint8 [n] -> int8 in the weight's shape."""
     from onnx import TensorProto, helper
 

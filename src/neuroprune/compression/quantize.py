@@ -119,8 +119,8 @@ def quantize_onnx(
 @contextlib.contextmanager
 def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Iterator[Bench]:
     """The fp32 file and its calibration data, checked."""
-    proto = _load(source)
-    _check_weights(proto)
+    proto = load_onnx(source)
+    check_weights(proto)
     batches = _checked(_whole_batches(_metadata(proto).get("batch", ""), calibration), inputs_of(proto))
     with tempfile.TemporaryDirectory() as name:
         yield Bench(proto, batches, Path(name), originals)
@@ -140,7 +140,7 @@ def write_int8(
     """Write one choice of a bench. ``kept``: nodes that stay in float; ``packed``: weights stored in 4 bits (None:
     all); ``learned``: see `quantize_onnx`."""
     quantized = bench.quantized(settings, kept, learned)
-    metadata = _metadata(_load(source)) | {"precision": "int8"}
+    metadata = _metadata(load_onnx(source)) | {"precision": "int8"}
     del quantized.metadata_props[:]
     for key, value in metadata.items():
         quantized.metadata_props.add(key=key, value=value)
@@ -179,7 +179,7 @@ def _metadata(proto: ModelProto) -> dict[str, str]:
     return {p.key: p.value for p in proto.metadata_props}
 
 
-def _check_weights(proto: ModelProto) -> None:
+def check_weights(proto: ModelProto) -> None:
     for tensor in proto.graph.initializer:
         array = array_of(tensor)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -191,7 +191,7 @@ def _check_weights(proto: ModelProto) -> None:
             )
 
 
-def _load(source: Path) -> ModelProto:
+def load_onnx(source: Path) -> ModelProto:
     import onnx
 
     if not source.is_file():

@@ -12,6 +12,7 @@ from torch import nn
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import StepConfig
 from neuroprune.recover.fit import Distill, FitConfig, fit
+from neuroprune.recover.hooks import Hook
 
 
 class FitOptions(StepConfig):
@@ -70,6 +71,7 @@ def fit_in(
     distill: Distill | None = None,
     after_step: Callable[[], None] | None = None,
     model: nn.Module | None = None,
+    hook: Hook | None = None,
 ) -> list[dict[str, Any]]:
     """Train ``model``, by default ``context.model``; return its entries of ``curves`` in
     results.json (none for 0 epochs).
@@ -88,6 +90,7 @@ def fit_in(
         teacher=teacher,
         plan=None if teacher is None else context.plan,
         after_step=after_step,
+        hook=hook,
         checkpoint=context.work / f"fit-{part:02d}",
         progress=context.progress,
         title=label,

@@ -13,7 +13,7 @@ from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.measuring import latencies, one_call
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.pipeline.steps.export import DENSE, INT8, MODEL
+from neuroprune.pipeline.steps.export import DENSE, INT8, MODEL, STORED
 from neuroprune.pipeline.verdict import Figures, best, binding, misses
 from neuroprune.report.wording import change, quantity, speed
 
@@ -22,6 +22,7 @@ VARIANTS = {
     "dense fp32": (DENSE, "dense"),
     "compressed fp32": (MODEL, "fp32 file"),
     "compressed int8": (INT8, "int8 file"),
+    "compressed, stored small": (STORED, "stored file"),
 }
 
 

@@ -29,6 +29,7 @@ class QuantizeConfig(StepConfig):
     ``max_drop`` (points of the metric on val, against the fp32 file) and ``max_bytes`` (of the file) make it
     mixed: the worst layers stay in fp32, weights go to 4 bits; ``pack`` goes to 4 bits wherever ``max_drop``
     allows.
+    ``ranges: learned``: of layers' inputs those that the step `qat` has learned.
     ``optional``: a network that int8 cannot express goes on in fp32, with a note in the report.
     """
 
@@ -43,6 +44,7 @@ class QuantizeConfig(StepConfig):
     max_bytes: int | None = Field(None, ge=1)
     pack: bool = False
     exclude: tuple[str, ...] = ()
+    ranges: Literal["calibrated", "learned"] = "calibrated"
     optional: bool = False
 
 
@@ -65,8 +67,9 @@ def quantize(context: Context, config: QuantizeConfig) -> Outcome:
 
 
 def _whole(context: Context, config: QuantizeConfig, data: list[tuple[np.ndarray, ...]]) -> Outcome:
+    learned = _learned(context) if config.ranges == "learned" else None
     report = quantize_onnx(
-        context.files[MODEL],
+        _named(context) if learned else context.files[MODEL],
         context.step_folder / INT8,
         data,
         exclude=config.exclude,
@@ -77,23 +80,38 @@ def _whole(context: Context, config: QuantizeConfig, data: list[tuple[np.ndarray
         equalize=config.equalize,
         correct_bias=config.correct_bias,
         originals=clustered(context.model),
+        learned=learned,
     )
-    return _outcome(report)
+    return _outcome(replace(report, source_bytes=context.files[MODEL].stat().st_size))
+
+
+def _learned(context: Context) -> dict[str, tuple[float, float]]:
+    if "ranges" not in context.facts:
+        raise UserError(
+            "no ranges were learned before this step",
+            value="ranges: learned",
+            mend="put a step qat before export, or take ranges: calibrated",
+        )
+    return {name: (low, high) for name, (low, high) in context.facts["ranges"].items()}
+
+
+def _named(context: Context) -> Path:
+    """The file once more, with layers called by their names."""
+    context.work.mkdir(parents=True, exist_ok=True)
+    path, task = context.work / "named.onnx", context.task
+    metadata = metadata_of(task.preprocessing)
+    EXPORTS.get("onnx").write(context.model, task.example_inputs, path, metadata=metadata, keep_names=True)
+    return path
 
 
 def _mixed(context: Context, config: QuantizeConfig, data: list[tuple[np.ndarray, ...]]) -> Outcome:
     onnx, task = EXPORTS.get("onnx"), context.task
-    context.work.mkdir(parents=True, exist_ok=True)
-    named = context.work / "named.onnx"  # layers are called by their names then
-    onnx.write(
-        context.model, task.example_inputs, named, metadata=metadata_of(task.preprocessing), keep_names=True
-    )
 
     def judge(path: Path) -> float:
         return task.evaluate(OnnxModule(onnx.load(path, threads=context.recipe.header.threads)), task.val)
 
     found = mixed_precision(
-        named,
+        _named(context),
         context.step_folder / INT8,
         data,
         judge=judge,
