@@ -24,7 +24,6 @@ ALL = ["comparison", "pipeline", "variants", "pareto", "curves", "rounds", "laye
        "refused", "steps", "document", "reproduce"]  # fmt: skip
 
 
-
 class Page(HTMLParser):
     """What a browser would see: tags with attributes, scripts, and the text outside of them."""
 

@@ -49,6 +49,8 @@ def _registries() -> dict[str, Registry[Any]]:
     import neuroprune.search.strategies  # noqa: F401  # fills STRATEGIES
     from neuroprune.budget.allocations import ALLOCATIONS
     from neuroprune.budget.kinds import KINDS
+    from neuroprune.compression.precisions import PRECISIONS
+    from neuroprune.compression.ranges import RANGES
     from neuroprune.devices import DEVICES
     from neuroprune.export import EXPORTS
     from neuroprune.pipeline.step import STEPS
@@ -73,4 +75,6 @@ def _registries() -> dict[str, Registry[Any]]:
         "data": DATASETS,
         "devices": DEVICES,
         "exports": EXPORTS,
+        "calibrations": RANGES,
+        "precisions": PRECISIONS,
     }

@@ -7,7 +7,7 @@ folds these into constants when it loads the file, so that what runs is the int8
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 LEVELS = 16
 #: smaller tensors would grow: unpacking takes six nodes and a code book
-_WORTH_PACKING = 512
+WORTH_PACKING = 512
 
 
-def pack_weights(proto: ModelProto) -> dict[str, float]:
-    """Pack every int8 weight tensor of a QDQ graph in place.
+def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[str, float]:
+    """Pack every int8 weight tensor of a QDQ graph in place, or those called ``only``.
 
     Returns, per packed tensor, the root of the mean squared change of its weights over that of the weights
     themselves. Scales per channel stay as they are; squared errors are weighted by them.
@@ -38,14 +38,16 @@ def pack_weights(proto: ModelProto) -> dict[str, float]:
         if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
             continue
         name = node.input[0]
+        if only is not None and name not in only:
+            continue
         weight = numpy_helper.to_array(constants[name])
-        if name in errors or weight.dtype != np.int8 or weight.size < _WORTH_PACKING:
+        if name in errors or weight.dtype != np.int8 or weight.size < WORTH_PACKING:
             continue
         scale = _broadcast(node, numpy_helper.to_array(constants[node.input[1]]), weight.ndim)
-        book, codes, errors[name] = _encode(weight, scale)
+        parts, errors[name] = encode(name, weight, scale, np.dtype(np.int8))
         graph.initializer.remove(constants[name])
-        graph.initializer.extend(_constants(name, book, codes, weight.shape))
-        unpacking += _unpacking(name, codes.size)
+        graph.initializer.extend(parts)
+        unpacking += unpacking_nodes(name, weight.size)
     for position, node in enumerate(unpacking):
         graph.node.insert(position, node)
     return errors
@@ -61,15 +63,24 @@ def _broadcast(node: NodeProto, scale: np.ndarray, rank: int) -> np.ndarray:
     return scale.reshape(shape)
 
 
-def _encode(weight: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Code book int8 [16], codes uint8 [weight.size], relative error."""
+def encode(
+    name: str, weight: np.ndarray, scale: np.ndarray, kind: np.dtype[Any]
+) -> tuple[list[TensorProto], float]:
+    """The constants that `unpacking_nodes` makes ``name`` of, and the relative error.
+
+    ``scale``: what multiplies ``weight`` afterwards, and weights its errors. ``kind``: of the 16 values; integers
+    are rounded.
+    """
     importance = np.broadcast_to(scale.astype(np.float64) ** 2, weight.shape)
-    centroids = np.unique(np.rint(kmeans_1d(weight, LEVELS, importance)))
+    centroids = kmeans_1d(weight, LEVELS, importance)
+    if kind.kind == "i":
+        centroids = np.unique(np.rint(centroids))
     codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, weight.ravel())
-    book = np.pad(centroids, (0, LEVELS - len(centroids)), mode="edge").astype(np.int8)
+    book = np.pad(centroids, (0, LEVELS - len(centroids)), mode="edge").astype(kind)
     change = (book[codes].reshape(weight.shape) - weight.astype(np.float64)) ** 2 * importance
     power = (weight.astype(np.float64) ** 2 * importance).sum()
-    return book, codes.astype(np.uint8), float(np.sqrt(change.sum() / power)) if power else 0.0
+    error = float(np.sqrt(change.sum() / power)) if power else 0.0
+    return list(_constants(name, book, codes.astype(np.uint8), weight.shape)), error
 
 
 def _constants(name: str, book: np.ndarray, codes: np.ndarray, shape: tuple[int, ...]) -> Iterator[TensorProto]:
@@ -90,7 +101,7 @@ def _constants(name: str, book: np.ndarray, codes: np.ndarray, shape: tuple[int,
         yield numpy_helper.from_array(array, f"{name}.{part}")
 
 
-def _unpacking(name: str, size: int) -> list[NodeProto]:
+def unpacking_nodes(name: str, size: int) -> list[NodeProto]:
     """packed uint8 [n/2] -> codes uint8 [n] -> int8 in the weight's shape."""
     from onnx import TensorProto, helper
 

@@ -20,7 +20,8 @@ SEEN_POINTS = 5.0
 
 #: lists that steps append to, in the order of results.json
 PIECES = (
-    "curves", "rounds", "tickets", "layers", "clusters", "candidates", "units", "refused", "recovered", "notes",
+    "curves", "rounds", "tickets", "layers", "clusters", "candidates", "units", "refused", "recovered",
+    "quantized", "notes",
 )  # fmt: skip
 
 

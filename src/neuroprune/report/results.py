@@ -172,6 +172,18 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """A layer, what the outputs lose where it alone is ``int8`` or has ``packed`` (4-bit) weights, and what it
+    got."""
+
+    layer: str
+    weights: float | None
+    int8: float | None
+    packed: float | None
+    precision: str
+
+
+@dataclass(frozen=True)
 class Step:
     name: str
     title: str
@@ -203,6 +215,7 @@ class Results:
     units: tuple[Unit, ...]
     refused: tuple[Refused, ...]
     recovered: tuple[Recovered, ...]
+    quantized: tuple[Quantized, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
     document: Mapping[str, object]
@@ -249,6 +262,7 @@ def read_results(document: object) -> Results:
         units=r.children("units", _unit),
         refused=r.children("refused", _refused),
         recovered=r.children("recovered", _recovered),
+        quantized=r.children("quantized", _quantized),
         steps=r.children("steps", _step),
         notes=r.texts("notes"),
         document=r.mapping("document"),
@@ -385,6 +399,12 @@ def _refused(r: Reader) -> Refused:
 
 def _recovered(r: Reader) -> Recovered:
     return Recovered(r.text("rung"), r.text("layer"), r.number("before"), r.number("after"), r.text("detail"))
+
+
+def _quantized(r: Reader) -> Quantized:
+    return Quantized(
+        r.text("layer"), r.number("weights"), r.number("int8"), r.number("packed"), r.text("precision")
+    )
 
 
 def _step(r: Reader) -> Step:

@@ -11,7 +11,7 @@ from neuroprune.export.compare import compare_outputs
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
 
-DENSE, MODEL, INT8 = "dense.onnx", "model.onnx", "model.int8.onnx"
+DENSE, MODEL, INT8, STORED = "dense.onnx", "model.onnx", "model.int8.onnx", "model.stored.onnx"
 
 
 class ExportConfig(StepConfig):

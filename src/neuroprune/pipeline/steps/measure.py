@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
+from neuroprune.compression.runtime import kernels_of
 from neuroprune.devices import DEVICES
 from neuroprune.graph.cost import cost
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.measuring import latencies, one_call
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.pipeline.steps.export import DENSE, INT8, MODEL
+from neuroprune.pipeline.steps.export import DENSE, INT8, MODEL, STORED
 from neuroprune.pipeline.verdict import Figures, best, binding, misses
 from neuroprune.report.wording import change, quantity, speed
 
@@ -21,6 +22,7 @@ VARIANTS = {
     "dense fp32": (DENSE, "dense"),
     "compressed fp32": (MODEL, "fp32 file"),
     "compressed int8": (INT8, "int8 file"),
+    "compressed, stored small": (STORED, "stored file"),
 }
 
 
@@ -51,6 +53,7 @@ def measure(context: Context, config: MeasureConfig) -> Outcome:
     chosen = variants[1 + index]
     chosen["chosen"], chosen["role"] = True, "final"
     missed = rows[index][1]
+    notes = _slower(context, {variant["name"]: variant["latency"]["cpu_p50_ms"] for variant in variants})
     latency, unit = chosen["latency"]["cpu_p50_ms"], context.task.metric_unit
     return Outcome(
         f"{chosen['name']} is best: {speed(dense.latency, latency)}, "
@@ -63,7 +66,19 @@ def measure(context: Context, config: MeasureConfig) -> Outcome:
             "chosen_latency_ms": latency,
             "missed": missed,
         },
+        pieces={"notes": notes},
     )
+
+
+def _slower(context: Context, times: dict[str, float]) -> list[str]:
+    """Where int8 is slower than fp32 here: by how much, and why."""
+    fp32, int8 = times.get("compressed fp32"), times.get("compressed int8")
+    if fp32 is None or int8 is None or int8 <= fp32:
+        return []
+    return [
+        f"int8 is slower than fp32 on this device: {quantity(int8, 'ms')} against {quantity(fp32, 'ms')} per "
+        f"call. Of the int8 file, {kernels_of(context.files[INT8]).why_slow()}."
+    ]
 
 
 def _variant(

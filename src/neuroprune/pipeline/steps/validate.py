@@ -6,7 +6,7 @@ from neuroprune.export import EXPORTS
 from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.pipeline.steps.export import INT8, MODEL
+from neuroprune.pipeline.steps.export import INT8, MODEL, STORED
 
 
 class ValidateConfig(StepConfig):
@@ -27,7 +27,7 @@ def validate(context: Context, config: ValidateConfig) -> Outcome:
         "dense": task.evaluate(context.dense, task.val),
         "PyTorch": task.evaluate(context.model, task.val),
     }
-    for label, file in (("fp32 file", MODEL), ("int8 file", INT8)):
+    for label, file in (("fp32 file", MODEL), ("int8 file", INT8), ("stored file", STORED)):
         if file in context.files:
             session = onnx.load(context.files[file], threads=context.recipe.header.threads)
             found[label] = task.evaluate(OnnxModule(session), task.val)
