@@ -30,8 +30,8 @@ class HeldClusters:
     and are set to it after the step, so the optimizer, its momentum, its weight decay and the clipping of the
     gradient's norm act as if the values were the parameters.
 
-    Masks may be in force as well: apply them before this is made, so that what they hold is at zero. Raises UserError for names that are no
-    parameters, and for books that are trained in part only.
+    Masks may be in force as well: apply them before this is made, so that what they hold is at zero. Raises
+    UserError for names that are no parameters, and for books that are trained in part only.
     """
 
     def __init__(self, model: nn.Module, books: Sequence[Sequence[str]], gradient: Shared = "sum") -> None:
