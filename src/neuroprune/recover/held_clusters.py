@@ -30,8 +30,8 @@ class HeldClusters:
     and are set to it after the step, so the optimizer, its momentum, its weight decay and the clipping of the
     gradient's norm act as if the values were the parameters.
 
-    Masks may be in force as well; what they hold at zero is at zero here. Raises UserError for names that are no
-    parameters, and for books that are trained in part only.
+    Masks may be in force as well: apply them before this is made, so that what they hold is at zero. Raises
+    UserError for names that are no parameters, and for books that are trained in part only.
     """
 
     def __init__(self, model: nn.Module, books: Sequence[Sequence[str]], gradient: Shared = "sum") -> None:
@@ -65,8 +65,8 @@ class HeldClusters:
             book.spread()
 
     def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
-        """The same in a training loop of your own, until ``remove`` or the end of a ``with``. A clipping of the
-        gradient's norm before the step sees the members' gradients then, not the values'."""
+        """The same in a training loop of your own, until ``remove`` or the end of a ``with``. One that clips the
+        gradient's norm calls `after_backward` before that and `apply` after the step instead."""
         before = optimizer.register_step_pre_hook(lambda *_: self.after_backward())
         return Hold([before, optimizer.register_step_post_hook(lambda *_: self.apply())])
 
