@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_free import CHOICE, DISTILL, MODELS, RECONSTRUCT, Judge
 
-from neuroprune.base.files import load_tensors, save_tensors
+from neuroprune.base.files import load_tensors, read_json, save_tensors, write_json
 from neuroprune.base.nouns import Budget
 from neuroprune.budget.to_budget import prune_to_budget
 from neuroprune.devices.facts import machine_facts
@@ -116,33 +116,37 @@ def training(copies: bool, seed: int) -> TensorBatches:
     )
 
 
+def tuned(network: str, ratio: float, name: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The fine-tuned network and how it was made; from the machine's temporary folder where it is."""
+    recipe = RECIPES[name]
+    folder = Path(tempfile.gettempdir()) / f"neuroprune-tuned-{network}-{ratio}-{name}-{seed}-{os.getuid()}"
+    model, plan = label_free(network, ratio, seed)
+    if not (folder / "facts.json").exists():
+        began, train, teacher = time.process_time(), training(recipe.copies, seed), MODELS[network].load()
+        held = tuple(tensor[:256] for tensor in train.tensors)
+        few = TensorBatches(held, 256, shuffle=False, seed=0, transform=scaled)
+        task, config = Task("images", train, few, few, (scaled(held[0][:2]),)), replace(recipe.config, seed=seed)
+        records = fit(model, task, config, teacher=teacher, plan=plan, checkpoint=folder / "checkpoint")
+        if recipe.copies:
+            reestimate_batch_norm(model, cifar.lossless()[0].split(256))
+        save_tensors(folder / "weights.safetensors", model.state_dict())
+        write_json(folder / "facts.json", {
+            "epochs": len(records), "examples": train.samples, "cpu_s": time.process_time() - began,
+            "train_metric": records[-1].train_metric, "config": config.to_json(),
+        })  # fmt: skip
+    model.load_state_dict(load_tensors(folder / "weights.safetensors"))
+    return model.eval(), read_json(folder / "facts.json")
+
+
 def measure(options: argparse.Namespace, report: Report) -> None:
     torch.set_num_threads(1)
     network, ratio, seed = options.networks[0], options.ratios[0], options.seeds[0]
-    recipe = RECIPES[options.recipes[0]]
-    model, plan = label_free(network, ratio, seed)
     subject = MODELS[network]
-    teacher = subject.load()
-    judge = Judge(subject, teacher, blurred=True)
-    before = judge.of(model)
+    judge = Judge(subject, subject.load(), blurred=True)
+    before = judge.of(label_free(network, ratio, seed)[0])
     report.tell(stage="fine-tuning", before=before)
-    train = training(recipe.copies, seed)
-    few = TensorBatches(
-        (train.tensors[0][:256], train.tensors[1][:256]), 256, shuffle=False, seed=0, transform=scaled
-    )
-    began = time.process_time()
-    records = fit(
-        model, Task("images", train, few, few, (scaled(train.tensors[0][:2]),)),
-        replace(recipe.config, seed=seed), teacher=teacher, plan=plan,
-    )  # fmt: skip
-    if recipe.copies:
-        reestimate_batch_norm(model, cifar.lossless()[0].split(256))
-    seconds = time.process_time() - began
-    after = judge.of(model.eval())
-    report.tell(
-        status="done", before=before, after=after, epochs=len(records), examples=train.samples, cpu_s=seconds,
-        train_metric=records[-1].train_metric, config=replace(recipe.config, seed=seed).to_json(),
-    )  # fmt: skip
+    model, facts = tuned(network, ratio, options.recipes[0], seed)
+    report.tell(status="done", before=before, after=judge.of(model), **facts)
 
 
 def sweep(options: argparse.Namespace) -> None:
