@@ -4,11 +4,11 @@
     python benchmarks/whole_file.py --networks resnet20 --ratios 1.37 --ks 8
     python benchmarks/tables.py                                    # docs/size.md from the records
 
-From the network that `finetune.py` ends with (recipe ``lossless``): k-means leaves ``k`` values per tensor, which are
-trained for a few epochs with the dense network as teacher; export, int8, `model.npc`. What is judged is the file that
-comes out of unpacking, in ONNX Runtime, on the 1,017 lossless test images; nothing is chosen on them. Beside it the
-dense network's own files and those of the pruned network without k-means. One line of JSON per (network, ratio, k,
-seed) in benchmarks/results/whole_file.jsonl. E1, VGG-16, comes out of `s4.py`.
+From the network that `finetune.py` ends with (recipe ``lossless``): k-means leaves ``k`` values per tensor,
+which are trained for a few epochs with the dense network as teacher; export, int8, `model.npc`. What is judged
+is the file that comes out of unpacking, in ONNX Runtime, on the 1,017 lossless test images; nothing is chosen
+on them. Beside it the dense network's own files and those of the pruned network without k-means. One line of
+JSON per (network, ratio, k, seed) in benchmarks/results/whole_file.jsonl. E1, VGG-16, comes out of `s4.py`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ CELLS = (("resnet56", 2.1, 16), ("resnet56", 2.1, 8), ("resnet20", 1.37, 16), ("
 VALUES = FitConfig(5, lr=1e-3, weight_decay=0.0, distill=RECIPES["lossless"].config.distill)
 
 
-def trained(
-    model: nn.Module, teacher: nn.Module, seed: int, config: FitConfig, hook: Any = None, plan: Any = None
-) -> None:
+def trained(model: nn.Module, teacher: nn.Module, seed: int, config: FitConfig, hook: HeldClusters) -> None:
     train = training(False, seed)
     few = TensorBatches(
         (train.tensors[0][:256], train.tensors[1][:256]), 256, shuffle=False, seed=0, transform=scaled
