@@ -13,6 +13,7 @@ import numpy as np
 
 from neuroprune.base.errors import UserError
 from neuroprune.compression.bias_correction import correct_biases
+from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.distinct import Overrides, is_clustered, keep_distinct
 from neuroprune.compression.equalize import equalize, pairs_of
 from neuroprune.compression.layers import array_of, constants_of, layers_of
@@ -86,10 +87,14 @@ class Bench:
 
     @refused()
     def quantized(
-        self, settings: Settings, kept: Sequence[str] = (), learned: Mapping[str, Range] | None = None
+        self,
+        settings: Settings,
+        kept: Sequence[str] = (),
+        learned: Mapping[str, Range] | None = None,
+        packed: Sequence[str] | None = (),
     ) -> ModelProto:
         """The graph in QDQ form; nodes called ``kept`` stay in float. ``learned``: ranges of layers' inputs that
-        are known already, by the layers' names."""
+        are known already, by the layers' names. ``packed``: integers of weights that get 4 bits (None: all)."""
         proto, overrides = self._way(settings)
         symmetric = settings.activations == "symmetric"
         used = {layer.weight for layer in layers_of(proto) if layer.node not in kept}
@@ -102,6 +107,8 @@ class Bench:
             reduce_range=settings.reduce_range,
             overrides={name: value for name, value in overrides.items() if name in used},
         )
+        if packed is None or packed:
+            pack_weights(result, packed)
         if settings.correct_bias:
             correct_biases(proto, result, self.batches)
         return result

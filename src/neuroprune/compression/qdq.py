@@ -156,9 +156,13 @@ def insert(
 
 
 def census(proto: ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """Operators that integers go into and come out of, and all others."""
-    nodes = proto.graph.node
-    from_integer = {out for n in nodes if n.op_type == "DequantizeLinear" for out in n.output}
+    """Operators that integers go into and come out of, and all others; what restores weights is left out."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    live = {value.name for value in proto.graph.input} - constants
+    for node in proto.graph.node:  # in the order in which they run
+        live |= set(node.output) if live & set(node.input) else set()
+    nodes = [node for node in proto.graph.node if live & set(node.output)]
+    from_integer = {out for n in proto.graph.node if n.op_type == "DequantizeLinear" for out in n.output}
     to_integer = {n.input[0] for n in nodes if n.op_type == "QuantizeLinear"}
     integer: Counter[str] = Counter()
     floating: Counter[str] = Counter()

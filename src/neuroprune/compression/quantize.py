@@ -20,7 +20,6 @@ import numpy as np
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import beginning
 from neuroprune.compression.bench import Activations, Bench, Settings, Tried, Weights
-from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.layers import array_of
 from neuroprune.compression.qdq import INTEGER_OPERATORS, census, excluded
 from neuroprune.compression.ranges import Range
@@ -139,14 +138,12 @@ def write_int8(
 ) -> QuantizeReport:
     """Write one choice of a bench. ``kept``: nodes that stay in float; ``packed``: weights stored in 4 bits (None:
     all); ``learned``: see `quantize_onnx`."""
-    quantized = bench.quantized(settings, kept, learned)
+    quantized = bench.quantized(settings, kept, learned, packed)
     metadata = _metadata(load_onnx(source)) | {"precision": "int8"}
     del quantized.metadata_props[:]
     for key, value in metadata.items():
         quantized.metadata_props.add(key=key, value=value)
     integer, floating = census(quantized)
-    if packed is None or packed:
-        pack_weights(quantized, packed)
     size = write_proto(target, slim(quantized))
     return QuantizeReport(
         source_bytes=source.stat().st_size,
