@@ -16,12 +16,11 @@ benchmarks/results/quantize.jsonl.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,34 +102,41 @@ def make(way: str, subject: Subject, source: Path, target: Path) -> dict[str, An
     return {"settings": report.settings.words, "tried": tried, "floating": report.floating}
 
 
-def train(subject: Subject, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """ResNet-20 after `CONFIG`; what quantising it must know."""
+@functools.cache
+def train(
+    bits: int | None, clusters: int | None
+) -> tuple[nn.Module, tuple[str, ...], dict[str, tuple[float, float]]]:
+    """ResNet-20 after `CONFIG`, the names of its clustered weights, and the ranges that it learned."""
     images, labels, _, _ = cifar.lossless()
     few = TensorBatches((images[:256], labels[:256]), 256, shuffle=False, seed=0)
     batches = TensorBatches((images, labels), 64, shuffle=True, seed=0, augment=augmented)
     task = Task("images", batches, few, few, (images[:2],))
-    model = copy.deepcopy(subject.model)
-    if options.get("clusters"):
-        cluster_weights(model, k=options["clusters"])
-    weights = {n: p for n, p in model.named_parameters() if p.dim() > 1 and options.get("clusters")}
-    names = tuple(n for n, p in weights.items() if is_clustered(p.detach().numpy()))
-    bits = options.get("bits")
-    grid = Quantization(bits or 8, clustered=names)
-    with quantized(model, grid, hooks=[SharedValues(model, names)]) if bits else contextlib.nullcontext() as hook:
-        fit(model, task, CONFIG, teacher=subject.model, hook=hook)
-    known: dict[str, Any] = {
-        "originals": [p.detach().numpy().copy() for n, p in model.named_parameters() if n in names]
-    }
-    return model, known | ({"learned": hook.learned()} if hook and options.get("learned") else {})
+    dense = cifar.resnet(20)
+    model, names = copy.deepcopy(dense), ()
+    if clusters is not None:
+        cluster_weights(model, k=clusters)
+        weights = {name: p.detach().numpy() for name, p in model.named_parameters() if p.dim() > 1}
+        names = tuple(name for name, weight in weights.items() if is_clustered(weight))
+    if bits is None:
+        fit(model, task, CONFIG, teacher=dense)
+        return model, names, {}
+    with quantized(model, Quantization(bits, clustered=names), hooks=[SharedValues(model, names)]) as hook:
+        fit(model, task, CONFIG, teacher=dense, hook=hook)
+    return model, names, hook.learned()
 
 
 def make_trained(way: str, subject: Subject, target: Path) -> dict[str, Any]:
     options = QAT[way]
-    model, known = train(subject, options)
+    model, names, learned = train(options["bits"], options.get("clusters"))
     path = target.with_name("trained.onnx")
     write(model, subject, path)
     report = quantize_onnx(
-        path, target, [(subject.calibration.numpy(),)], weight_bits=options["weight_bits"], **known
+        path,
+        target,
+        [(subject.calibration.numpy(),)],
+        weight_bits=options["weight_bits"],
+        originals=[p.detach().numpy() for name, p in model.named_parameters() if name in names],
+        learned=learned if options.get("learned") else None,
     )
     return {"settings": report.settings.words, "clusters": len(report.clusters)}
 
@@ -177,7 +183,8 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(1)
     records = Records(FILE, KEY)
-    wanted = [(n, w) for n in words.networks for w in words.ways if w not in QAT or n == "resnet20"]
+    wanted = [(n, w) for n in words.networks for w in words.ways if w not in QAT]
+    wanted += [("resnet20", w) for w in words.ways if w in QAT and "resnet20" in words.networks]
     for network, way in to_do(wanted, records.by_key(), words.again, commit()):
         with tempfile.TemporaryDirectory() as folder:
             found = measure(network, way, Path(folder))

@@ -8,9 +8,7 @@ fp32 107 us; hence the choice.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,23 +104,21 @@ def quantize_onnx(
         keep_clusters=keep_clusters,
         reduce_range=reduce_range,
     )
-    with opened(source, calibration, originals) as bench:
-        kept = excluded(bench.graph, exclude)
-        tried: tuple[Tried, ...] = ()
-        if method == "auto":
-            settings, tried = bench.best(settings, kept)
-        packed = None if weight_bits == 4 else ()
-        return write_int8(bench, source, target, settings, kept, tried=tried, packed=packed, learned=learned)
+    bench = opened(source, calibration, originals)
+    kept = excluded(bench.graph, exclude)
+    packed = None if weight_bits == 4 else ()
+    tried: tuple[Tried, ...] = ()
+    if method == "auto":
+        settings, tried = bench.best(settings, kept, learned, packed)
+    return write_int8(bench, source, target, settings, kept, tried=tried, packed=packed, learned=learned)
 
 
-@contextlib.contextmanager
-def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Iterator[Bench]:
+def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Bench:
     """The fp32 file and its calibration data, checked."""
     proto = load_onnx(source)
     check_weights(proto)
     batches = _checked(_whole_batches(_metadata(proto).get("batch", ""), calibration), inputs_of(proto))
-    with tempfile.TemporaryDirectory() as name:
-        yield Bench(proto, batches, Path(name), originals)
+    return Bench(proto, batches, originals)
 
 
 def write_int8(
