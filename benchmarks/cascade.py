@@ -23,7 +23,7 @@ import torch
 from measuring import cifar
 from measuring.cascade_levels import SUBJECTS, made
 from measuring.cascade_tables import FILE, KEY
-from measuring.children import Report, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import Records, commit, to_do, versions
 from torch import Tensor
 
@@ -80,10 +80,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
     parser.add_argument("--halves", nargs="+", type=int, choices=(0, 1), default=[0, 1])
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=7200)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=7200)
     return parser.parse_args()
 
 

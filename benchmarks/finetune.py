@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import cifar
-from measuring.children import Report, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from torch import Tensor, nn
 from torch.nn import functional
@@ -173,10 +173,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--ratios", nargs="+", type=float, default=[*RATIOS, 1.0])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["lossless"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=10800)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=10800)
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import cifar, latency_tables
-from measuring.children import Report, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.finetuning import finetune
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.shapes import shape
@@ -218,10 +218,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--recover", default="distill", help="a rung, or finetune")
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=3600)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=3600)
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring.children import Report, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.cifar import DATA
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.trained import Log, jpeg_task, recipe_of, train, untrained
@@ -154,10 +154,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--profiles", nargs="+", choices=("fast", "paper"), default=["fast"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=36_000)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=36_000)
     return parser.parse_args()
 
 

@@ -18,12 +18,11 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import cifar
-from measuring.children import Report, peak_mb, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, peak_mb, run_child, sweep_or_one
 from measuring.free_summary import CONTROLS, FILE, KEY, RUNGS
 from measuring.records import Record, Records, commit, to_do, versions
 from torch import Tensor, nn
@@ -221,10 +220,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--subsets", nargs="+", type=int, default=list(range(SUBSETS)))
     parser.add_argument("--no-jpeg", action="store_true", help="no agreement on the JPEG test images")
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=7200)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=7200)
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from finetune import RECIPES, scaled, training, tuned
 from measuring import cifar
-from measuring.children import Report, run_child, sweep_or_one
+from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from torch import Tensor, nn
 from training_free import MODELS
@@ -127,10 +127,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--ratios", nargs="+", type=float, default=[])
     parser.add_argument("--ks", nargs="+", type=int, default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
-    parser.add_argument("--limit-s", type=float, default=10_800)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    add_sweep_options(parser, limit_s=10_800)
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import faulthandler
 import functools
@@ -47,6 +48,14 @@ def sweep_or_one(
         sweep(options)
     except (KeyboardInterrupt, Stopped):
         sys.exit("stopped; what was measured is kept, the same command goes on")
+
+
+def add_sweep_options(parser: argparse.ArgumentParser, limit_s: float) -> None:
+    """What `sweep_or_one` and the sweeps read: what to measure again, and for the child where its figure goes."""
+    parser.add_argument("--again", nargs="*", default=[], help="statuses to measure again, stale, or all")
+    parser.add_argument("--limit-s", type=float, default=limit_s, help="of one measurement")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
 
 
 def run_child(words: Sequence[str], limit_s: float, limit_mb: float = float("inf")) -> Record:

@@ -147,9 +147,9 @@ def test_equalising_changes_no_output_and_evens_out_the_channels(tmp_path: Path)
 
 def test_equalising_helps_one_range_per_tensor(tmp_path: Path) -> None:
     source = written(uneven(), tmp_path)
-    with opened(source, [(X,)]) as bench:
-        plain = Settings(weights="tensor")
-        errors = [bench.error(bench.quantized(replace(plain, equalize=on))) for on in (False, True)]
+    bench = opened(source, [(X,)])
+    plain = Settings(weights="tensor")
+    errors = [bench.error(bench.quantized(replace(plain, equalize=on))) for on in (False, True)]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -172,13 +172,13 @@ def test_what_two_read_is_not_equalised(tmp_path: Path) -> None:
 
 def test_correction_takes_the_mean_error_off_every_layer(exported: Exported) -> None:
     """Measured with the reference evaluator, not with what corrected it; the last layer's output."""
-    with opened(exported.fp32, [(X,)]) as bench:
-        plain = Settings(weights="tensor", reduce_range=True)
-        expected = outputs(bench.graph)
-        shifts = []
-        for on in (False, True):
-            found = outputs(bench.quantized(replace(plain, correct_bias=on)))
-            shifts.append(np.abs((found - expected).mean(0)).max())
+    bench = opened(exported.fp32, [(X,)])
+    plain = Settings(weights="tensor", reduce_range=True)
+    expected = outputs(bench.graph)
+    shifts = []
+    for on in (False, True):
+        found = outputs(bench.quantized(replace(plain, correct_bias=on)))
+        shifts.append(np.abs((found - expected).mean(0)).max())
     assert shifts[1] < 0.2 * shifts[0]
 
 
@@ -284,7 +284,7 @@ def test_layers_are_named_after_their_modules(exported: Exported) -> None:
 
 
 def test_ranges_are_computed_once_for_many_ways(exported: Exported) -> None:
-    with opened(exported.fp32, [(X,)]) as bench:
-        assert isinstance(bench, Bench)
-        assert bench.ranges(Settings()) is bench.ranges(Settings(weights="tensor"))
-        assert bench.ranges(Settings(equalize=True)) is not bench.ranges(Settings())
+    bench = opened(exported.fp32, [(X,)])
+    assert isinstance(bench, Bench)
+    assert bench.ranges(Settings()) is bench.ranges(Settings(weights="tensor"))
+    assert bench.ranges(Settings(equalize=True)) is not bench.ranges(Settings())

@@ -46,9 +46,9 @@ def test_fewest_is_the_smallest_that_holds(needed: int, most: int) -> None:
 
 
 def test_a_layer_alone_against_a_file_in_which_all_else_is_excluded(exported: Exported, tmp_path: Path) -> None:
-    with opened(exported.fp32, [(X,)]) as bench:
-        errors = layer_errors(bench, PLAIN)
-        nodes = {node.name: node for node in bench.graph.graph.node}
+    bench = opened(exported.fp32, [(X,)])
+    errors = layer_errors(bench, PLAIN)
+    nodes = {node.name: node for node in bench.graph.graph.node}
     assert [e.int8 for _, e in errors] == sorted((e.int8 for _, e in errors), reverse=True)
     assert len(errors) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in exported.model.modules())
     layer, error = errors[0]
@@ -61,10 +61,10 @@ def test_a_layer_alone_against_a_file_in_which_all_else_is_excluded(exported: Ex
 
 
 def test_all_in_float_is_the_float_network_sums_included(exported: Exported) -> None:
-    with opened(exported.fp32, [(X,)]) as bench:
-        layers = [layer.node for layer, _ in layer_errors(bench, PLAIN)]
-        kept = [*layers, *between(bench.graph, layers)]
-        assert bench.error(bench.quantized(PLAIN, kept)) < 1e-6
+    bench = opened(exported.fp32, [(X,)])
+    layers = [layer.node for layer, _ in layer_errors(bench, PLAIN)]
+    kept = [*layers, *between(bench.graph, layers)]
+    assert bench.error(bench.quantized(PLAIN, kept)) < 1e-6
 
 
 def test_what_lies_between_layers_goes_with_them() -> None:

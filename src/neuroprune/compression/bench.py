@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from neuroprune.base.errors import UserError
 from neuroprune.compression.bias_correction import correct_biases
+from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.distinct import Overrides, is_clustered, keep_distinct
 from neuroprune.compression.equalize import equalize, pairs_of
 from neuroprune.compression.layers import array_of, constants_of, layers_of
@@ -69,11 +69,9 @@ class Tried:
 class Bench:
     """``proto``: as read; ``originals``: clustered weights before batch norms were folded in (see `distinct`)."""
 
-    def __init__(
-        self, proto: ModelProto, batches: Sequence[Batch], folder: Path, originals: Sequence[np.ndarray] = ()
-    ) -> None:
+    def __init__(self, proto: ModelProto, batches: Sequence[Batch], originals: Sequence[np.ndarray] = ()) -> None:
         with refused():
-            self.graph = prepare(proto, folder)
+            self.graph = prepare(proto)
         self.batches = list(batches)
         constants = constants_of(self.graph)
         weights = {layer.weight: array_of(constants[layer.weight]) for layer in layers_of(self.graph)}
@@ -86,10 +84,14 @@ class Bench:
 
     @refused()
     def quantized(
-        self, settings: Settings, kept: Sequence[str] = (), learned: Mapping[str, Range] | None = None
+        self,
+        settings: Settings,
+        kept: Sequence[str] = (),
+        learned: Mapping[str, Range] | None = None,
+        packed: Sequence[str] | None = (),
     ) -> ModelProto:
         """The graph in QDQ form; nodes called ``kept`` stay in float. ``learned``: ranges of layers' inputs that
-        are known already, by the layers' names."""
+        are known already, by the layers' names. ``packed``: integers of weights that get 4 bits (None: all)."""
         proto, overrides = self._way(settings)
         symmetric = settings.activations == "symmetric"
         used = {layer.weight for layer in layers_of(proto) if layer.node not in kept}
@@ -102,6 +104,8 @@ class Bench:
             reduce_range=settings.reduce_range,
             overrides={name: value for name, value in overrides.items() if name in used},
         )
+        if packed is None or packed:
+            pack_weights(result, packed)
         if settings.correct_bias:
             correct_biases(proto, result, self.batches)
         return result
@@ -176,13 +180,23 @@ class Bench:
             errors.append(float(np.sqrt((gap**2).mean()) / max(fp32.std(), 1e-12)) if fp32.size else 0.0)
         return max(errors, default=0.0)
 
-    def best(self, settings: Settings, kept: Sequence[str] = ()) -> tuple[Settings, tuple[Tried, ...]]:
+    def best(
+        self,
+        settings: Settings,
+        kept: Sequence[str] = (),
+        learned: Mapping[str, Range] | None = None,
+        packed: Sequence[str] | None = (),
+    ) -> tuple[Settings, tuple[Tried, ...]]:
         """The calibration method, with or without equalisation, and then with or without bias correction, whose
-        outputs are closest to fp32's on the calibration data; and everything that was tried."""
+        outputs are closest to fp32's on the calibration data; and everything that was tried. ``kept``,
+        ``learned``, ``packed``: see `quantized`; learned ranges leave equalisation out."""
+
+        def tried_out(way: Settings) -> Tried:
+            return Tried(way, self.error(self.quantized(way, kept, learned, packed)))
+
         plain = [replace(settings, method=method, equalize=False, correct_bias=False) for method in RANGES.names()]
-        ways = [replace(way, equalize=on) for way in plain for on in ((False, True) if self.pairs else (False,))]
-        tried = [Tried(way, self.error(self.quantized(way, kept))) for way in ways]
+        equal = (False, True) if self.pairs and not learned else (False,)
+        tried = [tried_out(replace(way, equalize=on)) for way in plain for on in equal]
         first = min(tried, key=lambda t: t.error).settings
-        corrected = replace(first, correct_bias=True)
-        tried.append(Tried(corrected, self.error(self.quantized(corrected, kept))))
+        tried.append(tried_out(replace(first, correct_bias=True)))
         return min(tried, key=lambda t: t.error).settings, tuple(tried)

@@ -7,7 +7,6 @@ holds.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from neuroprune.base.errors import UserError
 from neuroprune.compression.bench import Bench, Settings, Tried
 from neuroprune.compression.codebook import WORTH_PACKING, pack_weights
 from neuroprune.compression.layers import Layer, array_of, constants_of, layers_of
-from neuroprune.compression.qdq import excluded
+from neuroprune.compression.qdq import excluded, temporary_folder
 from neuroprune.compression.quantize import QuantizeReport, opened, write_int8
 from neuroprune.compression.watch import Batch
 from neuroprune.export.onnx import OnnxExport
@@ -118,15 +117,14 @@ def mixed_precision(
             value=f"max_drop {max_drop}, max_bytes {max_bytes}",
             mend="give max_drop=0.5 (in the metric's units) or max_bytes=100_000",
         )
-    with opened(source, calibration, originals) as bench, tempfile.TemporaryDirectory() as folder:
+    bench = opened(source, calibration, originals)
+    with temporary_folder() as folder:
         kept = excluded(bench.graph, exclude)
         tried: tuple[Tried, ...] = ()
         if settings is None:
             settings, tried = bench.best(Settings(), kept)
         errors = layer_errors(bench, settings, kept, packed=pack or max_bytes is not None)
-        search = _Search(
-            bench, source, Path(folder) / "try.onnx", settings, kept, errors, judge or _Agreement(bench)
-        )
+        search = _Search(bench, source, folder / "try.onnx", settings, kept, errors, judge or _Agreement(bench))
         return search.run(target, max_drop, max_bytes, pack, tried)
 
 

@@ -38,14 +38,15 @@ _TWO_OPERANDS = {"Conv", "Gemm", "MatMul", "Add", "Mul"}
 _OPSET = 13
 
 
-def prepare(proto: ModelProto, folder: Path) -> ModelProto:
+def prepare(proto: ModelProto) -> ModelProto:
     """Fold batch norms that are still there, turn means over positions into pooling, name the nodes."""
     import onnx
 
     if _opset(proto) < _OPSET:
         proto = onnx.version_converter.convert_version(proto, _OPSET)
     if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
-        proto = _fold(proto, folder)
+        with temporary_folder() as folder:
+            proto = _fold(proto, folder)
     proto = onnx.shape_inference.infer_shapes(proto)
     _pool_means(proto)
     for index, node in enumerate(proto.graph.node):
@@ -156,9 +157,13 @@ def insert(
 
 
 def census(proto: ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """Operators that integers go into and come out of, and all others."""
-    nodes = proto.graph.node
-    from_integer = {out for n in nodes if n.op_type == "DequantizeLinear" for out in n.output}
+    """Operators that integers go into and come out of, and all others; what restores weights is left out."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    live = {value.name for value in proto.graph.input} - constants
+    for node in proto.graph.node:  # in the order in which they run
+        live |= set(node.output) if live & set(node.input) else set()
+    nodes = [node for node in proto.graph.node if live & set(node.output)]
+    from_integer = {out for n in proto.graph.node if n.op_type == "DequantizeLinear" for out in n.output}
     to_integer = {n.input[0] for n in nodes if n.op_type == "QuantizeLinear"}
     integer: Counter[str] = Counter()
     floating: Counter[str] = Counter()
@@ -191,6 +196,25 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Raises UserError where there can be none."""
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise _no_room(error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _no_room(error: OSError) -> UserError:
+    return UserError(
+        f"cannot write what quantising needs in passing: {error.strerror or error}",
+        where=tempfile.gettempdir(),
+        mend="free some space, or set TMPDIR to another folder",
+    )
+
+
+@contextlib.contextmanager
 def refused() -> Iterator[None]:
     """ONNX Runtime's quantiser raises whatever it meets in a network that it cannot take."""
     try:
@@ -198,11 +222,7 @@ def refused() -> Iterator[None]:
     except NeuropruneError:
         raise
     except OSError as error:
-        raise UserError(
-            f"cannot write what quantising needs in passing: {error.strerror or error}",
-            where=tempfile.gettempdir(),
-            mend="free some space, or set TMPDIR to another folder",
-        ) from error
+        raise _no_room(error) from error
     except Exception as error:
         lines = str(error).strip().splitlines()
         raise UserError(

@@ -8,9 +8,7 @@ fp32 107 us; hence the choice.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +18,6 @@ import numpy as np
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import beginning
 from neuroprune.compression.bench import Activations, Bench, Settings, Tried, Weights
-from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.layers import array_of
 from neuroprune.compression.qdq import INTEGER_OPERATORS, census, excluded
 from neuroprune.compression.ranges import Range
@@ -107,23 +104,21 @@ def quantize_onnx(
         keep_clusters=keep_clusters,
         reduce_range=reduce_range,
     )
-    with opened(source, calibration, originals) as bench:
-        kept = excluded(bench.graph, exclude)
-        tried: tuple[Tried, ...] = ()
-        if method == "auto":
-            settings, tried = bench.best(settings, kept)
-        packed = None if weight_bits == 4 else ()
-        return write_int8(bench, source, target, settings, kept, tried=tried, packed=packed, learned=learned)
+    bench = opened(source, calibration, originals)
+    kept = excluded(bench.graph, exclude)
+    packed = None if weight_bits == 4 else ()
+    tried: tuple[Tried, ...] = ()
+    if method == "auto":
+        settings, tried = bench.best(settings, kept, learned, packed)
+    return write_int8(bench, source, target, settings, kept, tried=tried, packed=packed, learned=learned)
 
 
-@contextlib.contextmanager
-def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Iterator[Bench]:
+def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.ndarray] = ()) -> Bench:
     """The fp32 file and its calibration data, checked."""
     proto = load_onnx(source)
     check_weights(proto)
     batches = _checked(_whole_batches(_metadata(proto).get("batch", ""), calibration), inputs_of(proto))
-    with tempfile.TemporaryDirectory() as name:
-        yield Bench(proto, batches, Path(name), originals)
+    return Bench(proto, batches, originals)
 
 
 def write_int8(
@@ -139,14 +134,12 @@ def write_int8(
 ) -> QuantizeReport:
     """Write one choice of a bench. ``kept``: nodes that stay in float; ``packed``: weights stored in 4 bits (None:
     all); ``learned``: see `quantize_onnx`."""
-    quantized = bench.quantized(settings, kept, learned)
+    quantized = bench.quantized(settings, kept, learned, packed)
     metadata = _metadata(load_onnx(source)) | {"precision": "int8"}
     del quantized.metadata_props[:]
     for key, value in metadata.items():
         quantized.metadata_props.add(key=key, value=value)
     integer, floating = census(quantized)
-    if packed is None or packed:
-        pack_weights(quantized, packed)
     size = write_proto(target, slim(quantized))
     return QuantizeReport(
         source_bytes=source.stat().st_size,

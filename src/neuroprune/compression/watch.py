@@ -30,6 +30,8 @@ def in_batches_of(size: int, batches: Iterable[Batch], *, whole: bool) -> Iterat
     """
     for batch in batches:
         length = len(batch[0]) if batch[0].ndim else 0
+        if batch[0].ndim and not length:
+            continue
         last = length - size + 1 if whole else max(length, 1)
         for start in range(0, last, size):
             yield tuple(a[start : start + size] if a.ndim and len(a) == length else a for a in batch)
