@@ -1,4 +1,4 @@
-"""Parts of the results document about the shipped weights and about figures published elsewhere."""
+"""Parts of the results document about the shipped weights, their precision, and figures published elsewhere."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ class Published:
     test: float | None
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """A layer, what the outputs lose where it alone is ``int8`` or has ``packed`` (4-bit) weights, and what it
+    got."""
+
+    layer: str
+    weights: float | None
+    int8: float | None
+    packed: float | None
+    precision: str
+
+
 def read_weights(r: Reader) -> Weights:
     numbers = (
         "weights", "dense_bytes", "cut_bytes", "final_bytes",
@@ -47,4 +59,10 @@ def read_weights(r: Reader) -> Weights:
 def read_published(r: Reader) -> Published:
     return Published(
         r.text("source"), r.text("what"), r.text("unit"), r.number("published"), r.number("val"), r.number("test")
+    )
+
+
+def read_quantized(r: Reader) -> Quantized:
+    return Quantized(
+        r.text("layer"), r.number("weights"), r.number("int8"), r.number("packed"), r.text("precision")
     )

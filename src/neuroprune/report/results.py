@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from neuroprune.base.errors import UserError
 from neuroprune.report.clusterings import Clustering, read_clustering
-from neuroprune.report.deployed import Published, Weights, read_published, read_weights
+from neuroprune.report.deployed import (
+    Published,
+    Quantized,
+    Weights,
+    read_published,
+    read_quantized,
+    read_weights,
+)
 from neuroprune.report.reader import Reader
 
 SCHEMA = 1
@@ -172,18 +179,6 @@ class Recovered:
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A layer, what the outputs lose where it alone is ``int8`` or has ``packed`` (4-bit) weights, and what it
-    got."""
-
-    layer: str
-    weights: float | None
-    int8: float | None
-    packed: float | None
-    precision: str
-
-
-@dataclass(frozen=True)
 class Step:
     name: str
     title: str
@@ -262,7 +257,7 @@ def read_results(document: object) -> Results:
         units=r.children("units", _unit),
         refused=r.children("refused", _refused),
         recovered=r.children("recovered", _recovered),
-        quantized=r.children("quantized", _quantized),
+        quantized=r.children("quantized", read_quantized),
         steps=r.children("steps", _step),
         notes=r.texts("notes"),
         document=r.mapping("document"),
@@ -399,12 +394,6 @@ def _refused(r: Reader) -> Refused:
 
 def _recovered(r: Reader) -> Recovered:
     return Recovered(r.text("rung"), r.text("layer"), r.number("before"), r.number("after"), r.text("detail"))
-
-
-def _quantized(r: Reader) -> Quantized:
-    return Quantized(
-        r.text("layer"), r.number("weights"), r.number("int8"), r.number("packed"), r.text("precision")
-    )
 
 
 def _step(r: Reader) -> Step:

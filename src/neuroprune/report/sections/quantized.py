@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from neuroprune.report.results import Quantized, Results
+from neuroprune.report.deployed import Quantized
+from neuroprune.report.results import Results
 from neuroprune.report.section import Section, Table, code_column, number_column, text_column
 from neuroprune.report.wording import count, percent, plural
 
