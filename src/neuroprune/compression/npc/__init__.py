@@ -1,0 +1,5 @@
+"""The coded artifact ``model.npc``: one file that gives back the very same ONNX or safetensors file."""
+
+from neuroprune.compression.npc.verbs import LIMIT, PackReport, coded_tensors, pack, unpack
+
+__all__ = ["LIMIT", "PackReport", "coded_tensors", "pack", "unpack"]
