@@ -86,12 +86,12 @@ def write_part(writer: Writer, plain: Plain) -> None:
     codec, payload = smallest(plain, simple=True)
     writer.byte(codec.number)
     writer.count(len(payload))
-    writer.bytes(payload)
+    writer.add(payload)
 
 
 def read_part(reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
     codec = codec_of(reader.byte(), simple=True)
-    part = Reader(reader.bytes(reader.count(reader.left)))
+    part = Reader(reader.take(reader.count(reader.left)))
     bits = codec.decode(part, shape, itemsize)
     part.end()
     return bits

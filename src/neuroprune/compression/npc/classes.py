@@ -40,10 +40,7 @@ class Grouping:
     def sizes(self) -> NDArray[np.int64]:
         """How many weights each group has; the group of a weight is the sum of its row's and column's class."""
         rows, columns = np.bincount(self.rows), np.bincount(self.columns)
-        sizes: NDArray[np.int64] = (
-            np.convolve(rows, columns) if rows.size and columns.size else np.zeros(1, np.int64)
-        )
-        return sizes
+        return np.convolve(rows, columns) if rows.size and columns.size else np.zeros(1, np.int64)
 
     def split(self, matrix: NDArray[Any]) -> list[NDArray[Any]]:
         """The weights of each group, row by row where rows and columns are sorted by class."""
@@ -66,7 +63,7 @@ class Grouping:
         return _ordered(ordered, _inverse(self.rows), _inverse(self.columns))
 
     def _blocks(self) -> Iterator[tuple[int, slice, slice]]:
-        """The matrix, sorted, falls into blocks of one row class and one column class: by group, then row class."""
+        """Blocks of one row class and one column class in the sorted matrix: by group, then by row class."""
         rows, columns = _runs(self.rows), _runs(self.columns)
         for group in range(len(rows) + len(columns) - 1):
             for row in range(max(0, group - len(columns) + 1), min(len(rows), group + 1)):

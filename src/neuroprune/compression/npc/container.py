@@ -1,4 +1,4 @@
-"""The file around the coded tensors: magic, header (directory and skeleton), payloads, checksum. See docs/format.md.
+"""The file around the coded tensors: header (directory and skeleton), payloads, checksums. See docs/format.md.
 
 Nothing is allocated that was not first checked against the size of the file and a limit.
 """
@@ -67,12 +67,12 @@ def write_header(header: Header) -> bytes:
     """Magic, version, sizes, checksum, and the header compressed."""
     writer = Writer()
     writer.byte(_FORMATS.index(header.format))
-    writer.bytes(header.sha256)
+    writer.add(header.sha256)
     writer.count(len(header.entries))
     for entry in header.entries:
         name = entry.name.encode()
         writer.count(len(name))
-        writer.bytes(name)
+        writer.add(name)
         writer.byte(entry.dtype)
         writer.byte(len(entry.shape))
         for length in entry.shape:
@@ -80,8 +80,8 @@ def write_header(header: Header) -> bytes:
         writer.count(entry.gap)
         writer.byte(entry.codec)
         writer.count(entry.stored)
-        writer.bytes(entry.crc.to_bytes(4, "little"))
-    writer.bytes(header.skeleton)
+        writer.add(entry.crc.to_bytes(4, "little"))
+    writer.add(header.skeleton)
     plain = writer.getvalue()
     packed = lzma.compress(plain, format=lzma.FORMAT_RAW, filters=_FILTERS)
     numbers = (len(packed), len(plain), zlib.crc32(plain))
@@ -126,16 +126,16 @@ def _expand(packed: bytes, plain: int, crc: int) -> bytes:
 
 
 def _parse(reader: Reader) -> Header:
-    format, sha256 = reader.byte(), bytes(reader.bytes(32))
+    format, sha256 = reader.byte(), bytes(reader.take(32))
     if format >= len(_FORMATS):
         raise Damaged(f"it holds a file of unknown kind {format}")
     entries = tuple(_entry(reader) for _ in range(reader.count(reader.left)))
-    return Header(_FORMATS[format], sha256, entries, bytes(reader.bytes(reader.left)))
+    return Header(_FORMATS[format], sha256, entries, bytes(reader.take(reader.left)))
 
 
 def _entry(reader: Reader) -> Entry:
     try:
-        name = str(reader.bytes(reader.count(reader.left)), "utf-8")
+        name = str(reader.take(reader.count(reader.left)), "utf-8")
     except UnicodeDecodeError as error:
         raise Damaged("a tensor's name is no text") from error
     dtype, rank = reader.byte(), reader.byte()
@@ -143,7 +143,7 @@ def _entry(reader: Reader) -> Entry:
         raise Damaged(f"tensor {name!r} has an unknown type or {rank} dimensions")
     shape = tuple(reader.count(1 << 62) for _ in range(rank))
     gap, codec, stored = reader.count(1 << 62), reader.byte(), reader.count(1 << 62)
-    crc = int.from_bytes(reader.bytes(4), "little")
+    crc = int.from_bytes(reader.take(4), "little")
     return Entry(name, dtype, shape, gap, crc, codec, stored)
 
 

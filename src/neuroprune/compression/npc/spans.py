@@ -1,7 +1,7 @@
 """Where a file's tensors lie in its bytes. All other bytes are its skeleton, so that nothing need be written anew.
 
-A file is its skeleton with the tensors' bytes put in between: rebuilding it takes neither protobuf nor safetensors,
-and gives the same bytes whatever wrote them.
+A file is its skeleton with the tensors' bytes put in between: rebuilding it takes neither protobuf nor
+safetensors, and gives the same bytes whatever wrote them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ DTYPES = {
 }
 _NUMBERS = {dtype.name: number for number, dtype in DTYPES.items()}
 _SAFETENSORS = {
-    **{"U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32"},
-    **{"U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32"},
-    **{"F64": "float64", "BOOL": "bool"},
+    "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32", "U64": "uint64",
+    "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool",
 }  # fmt: skip
 
 
@@ -75,7 +74,7 @@ class Span:
 
 
 def spans_of(data: bytes, format: Format) -> list[Span]:
-    """Tensors worth coding, in the order of their bytes. Raises UserError when the file is not what it should be."""
+    """Tensors worth coding, in the order of their bytes. Raises UserError for a file that is not of its kind."""
     found = _in_onnx(data) if format == "onnx" else _in_safetensors(data)
     return sorted((span for span in found if span.size >= _WORTH_A_SPAN), key=lambda span: span.start)
 
@@ -87,14 +86,15 @@ def numpy_dtype(number: int) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _in_safetensors(data: bytes) -> list[Span]:
     """Eight bytes of length, JSON, then the tensors (https://huggingface.co/docs/safetensors, "Format")."""
     try:
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length]) if 8 + length <= len(data) else None
+        header: dict[str, Any] = json.loads(data[8 : 8 + length])
         spans = [
             Span(name, _NUMBERS[_SAFETENSORS[entry["dtype"]]], tuple(entry["shape"]), 8 + length + start)
             for name, entry in header.items()
@@ -180,7 +180,7 @@ def _gathered(graph: GraphProto, indices: str) -> Any:
 
 
 def format_of(data: bytes, name: str) -> Format:
-    """Told by the beginning: a safetensors file has JSON after eight bytes, an ONNX file begins with its version."""
+    """Told by its beginning: safetensors has JSON after eight bytes, ONNX begins with its version."""
     if data[8:9] == b"{":
         return "safetensors"
     if data[:1] == b"\x08":

@@ -29,7 +29,7 @@ class Writer:
             value >>= 7
         self._parts.append(value)
 
-    def bytes(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
         self._parts += data
 
     def getvalue(self) -> bytes:
@@ -47,7 +47,7 @@ class Reader:
         return len(self._view) - self._position
 
     def byte(self) -> int:
-        return self.bytes(1)[0]
+        return self.take(1)[0]
 
     def count(self, limit: int) -> int:
         """A LEB128 number of at most ``limit``."""
@@ -63,7 +63,7 @@ class Reader:
             raise Damaged(f"a number is {value:,} where at most {limit:,} is possible")
         return value
 
-    def bytes(self, length: int) -> memoryview:
+    def take(self, length: int) -> memoryview:
         if length > self.left:
             raise Damaged(f"{length:,} bytes are announced and {self.left:,} are left")
         start = self._position

@@ -19,7 +19,7 @@ class Constant(Codec):
         return flat[:1].tobytes() if (flat == flat[0]).all() else None
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
-        value = array_of(reader.bytes(itemsize), itemsize)[0]
+        value = array_of(reader.take(itemsize), itemsize)[0]
         return np.full(shape, value, dtype=unsigned(itemsize))
 
 

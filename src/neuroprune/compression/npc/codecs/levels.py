@@ -6,7 +6,6 @@ as they are: fewer symbols are learnt faster and decoded faster.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -22,12 +21,12 @@ from neuroprune.compression.npc.wire import Damaged, Reader, Writer
 #: distinct values at most; more of them are hardly worth a table
 _MOST_VALUES = 4096
 #: low bits that may be stored as they are
-_LOW_BITS = (0, 1, 2, 4)
+_LOW_BITS = (0, 1, 2, 3, 4)
 #: an alphabet of at most so many symbols is coded whole
 _SMALL = 24
-#: fewer low bits must save at least this share, because more of them decode faster
-_WORTH_SLOWER = 0.004
-_TABLE, _CENTRE = 1, 2  # bits of the flag byte; the index into _LOW_BITS stands above them
+#: in a tensor of so many weights, so much more may be taken by an alphabet of fewer symbols, which decodes faster
+_LARGE, _FOR_SPEED = 1 << 17, 0.01
+_TABLE, _CENTRE = 1, 2  # bits of the flag byte; the number of low bits stands above them
 
 
 @dataclass(frozen=True)
@@ -71,23 +70,20 @@ class Alphabet:
         return (flat & ((1 << self.low) - 1)).astype(np.uint8)
 
     def level(self, symbols: NDArray[Any], low: NDArray[np.uint8]) -> NDArray[Any]:
-        """The levels again. ``low``: as `low_bits` gave it. Levels out of range are left to the caller."""
-        wide = symbols if self.levels <= 256 - (1 << self.low) else symbols.astype(np.int32)
+        """The levels again. ``low``: as `low_bits` gave it. Damaged bits may give levels out of range."""
+        dtype = np.uint8 if self.levels <= 256 else np.uint16
         if self.centre is None:
-            return (wide << self.low) | low.reshape(symbols.shape) if self.low else symbols
-        starts, signs = self._starts()
-        found: NDArray[Any] = starts[symbols]
+            wide: NDArray[Any] = symbols.astype(dtype, copy=False)
+            return np.left_shift(wide, self.low) | low.reshape(symbols.shape) if self.low else wide
+        steps = np.arange(self.symbols) - self.below
+        nearest = self.centre + np.sign(steps) * (((np.abs(steps) - 1) << self.low) + 1)
+        found = _looked_up(nearest.astype(dtype), symbols)
         if self.low:
+            found = found.copy().ravel()
             where = np.flatnonzero(symbols.ravel() != self.below)
-            found.ravel()[where] += signs[symbols.ravel()[where]] * low
-        return found
-
-    def _starts(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Per symbol: the level nearest to the centre that has it, and the way on from there."""
-        steps = np.arange(self.symbols, dtype=np.int32) - self.below
-        signs = np.sign(steps).astype(np.int32)
-        away = ((np.abs(steps) - 1) << self.low) + 1
-        return (self.centre or 0) + np.where(steps == 0, 0, signs * away).astype(np.int32), signs
+            away = np.where(symbols.ravel()[where] > self.below, low, -low.astype(np.int16))
+            found[where] += away.astype(dtype)
+        return found.reshape(symbols.shape)
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,8 @@ class Levels(Codec):
             writer.byte(int(plan.axes[axis].max()) if axis in plan.axes else 0)
         words = _encode_symbols(plan, levels)
         writer.count(len(words))
-        writer.bytes(words.astype("<u4").tobytes())
-        writer.bytes(_packed(plan.alphabet.low_bits(levels), plan.alphabet.low))
+        writer.add(words.astype("<u4").tobytes())
+        writer.add(_packed(plan.alphabet.low_bits(levels), plan.alphabet.low))
         return writer.getvalue()
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
@@ -124,37 +120,38 @@ class Levels(Codec):
         highest = [reader.byte() for _ in shape]
         if any(top >= MOST for top in highest):
             raise Damaged(f"an axis has over {MOST} classes")
-        words = array_of(reader.bytes(4 * reader.count(reader.left // 4)), 4)
+        words = array_of(reader.take(4 * reader.count(reader.left // 4)), 4)
         symbols = _decode_symbols(words, shape, highest, alphabet)
         apart = symbols.size if alphabet.centre is None else int((symbols != alphabet.below).sum())
-        low = _unpacked(reader.bytes(-(-apart * alphabet.low // 8)), apart, alphabet.low)
+        low = _unpacked(reader, apart, alphabet.low)
         levels = alphabet.level(symbols, low)
         if levels.size and not 0 <= int(levels.min()) <= int(levels.max()) < len(values):
             raise Damaged("a weight has no value in its table")
-        return values[levels].reshape(shape)
+        return _looked_up(values, levels).reshape(shape)
 
 
 def _table(plain: Plain) -> tuple[Bits, NDArray[Any]] | None:
-    """The values in order, bit patterns [k], and the place of each weight among them; None if there are too many."""
+    """The values in order, as bits [k], and the place of each weight among them; None if there are too many."""
     keys = _keys(plain.bits, plain.kind)
+    levels: NDArray[Any]
     if keys.size < 2 or _too_many(keys):
         return None
     if keys.dtype.itemsize == 1:
         counts = np.bincount(keys.ravel(), minlength=256)
         distinct = np.flatnonzero(counts).astype(keys.dtype)
-        places = np.zeros(256, np.uint8)
+        places = np.zeros(256, np.uint16)
         places[distinct] = np.arange(len(distinct))
         levels = places[keys]
     else:
         distinct, levels = np.unique(keys, return_inverse=True)
-        levels = levels.reshape(keys.shape).astype(np.uint16)
+        levels = levels.reshape(keys.shape)
     if not 1 < len(distinct) <= _MOST_VALUES:
         return None
     low, high = int(distinct[0]), int(distinct[-1])
     if _is_range(high - low + 1, len(distinct), plain):
-        levels = (keys - keys.dtype.type(low)).astype(np.uint16 if high - low > 255 else np.uint8)
+        levels = keys - keys.dtype.type(low)
         distinct = np.arange(low, high + 1).astype(keys.dtype)
-    return _from_keys(distinct, plain.kind), levels
+    return _from_keys(distinct, plain.kind), levels.astype(np.uint16)
 
 
 def _too_many(keys: Bits) -> bool:
@@ -174,18 +171,16 @@ def _keys(bits: Bits, kind: Kind) -> Bits:
     if kind == "unsigned":
         return bits
     top = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
-    if kind == "signed":
-        return bits ^ top
-    return np.where(bits & top, ~bits, bits | top)
+    keys: Bits = bits ^ top if kind == "signed" else np.where(bits & top, ~bits, bits | top)
+    return keys
 
 
 def _from_keys(keys: Bits, kind: Kind) -> Bits:
     if kind == "unsigned":
         return keys
     top = keys.dtype.type(1 << (8 * keys.dtype.itemsize - 1))
-    if kind == "signed":
-        return keys ^ top
-    return np.where(keys & top, keys ^ top, ~keys)
+    bits: Bits = keys ^ top if kind == "signed" else np.where(keys & top, keys ^ top, ~keys)
+    return bits
 
 
 def _nearest_to_zero(values: Bits, levels: NDArray[Any], kind: Kind) -> int:
@@ -203,7 +198,8 @@ def _plan(levels: NDArray[Any], count: int, zero: int) -> _Plan:
         alphabets = [Alphabet(count, low, centre) for low, centre in product(_LOW_BITS, (None, zero))]
     plans = [_costed(alphabet, levels, {}) for alphabet in alphabets]
     least = min(plan.cost for plan in plans)
-    near = [plan for plan in plans if plan.cost <= least * (1 + _WORTH_SLOWER)]
+    most = least * (1 + _FOR_SPEED * (levels.size >= _LARGE))
+    near = [plan for plan in plans if plan.cost <= most]
     best = min(near, key=lambda plan: (plan.alphabet.symbols, plan.cost))
     magnitudes = np.abs(levels.astype(np.float32) - zero)
     long = [axis for axis in range(levels.ndim) if levels.shape[axis] > 1]
@@ -246,55 +242,53 @@ def _decode_symbols(
 
 
 def _write_head(writer: Writer, values: Bits, kind: Kind, plan: _Plan) -> None:
-    """Flags, the number of values, the values (or the first, where each is the one before plus one), the centre."""
+    """Flags, the number of values, the values (only the first of a range of integers), the centre."""
     alphabet = plan.alphabet
     steps = np.diff(values)
     is_table = bool((steps != 1).any())
-    writer.byte(is_table * _TABLE + (alphabet.centre is not None) * _CENTRE + (_LOW_BITS.index(alphabet.low) << 2))
+    writer.byte(is_table * _TABLE + (alphabet.centre is not None) * _CENTRE + (alphabet.low << 2))
     writer.count(len(values))
-    writer.bytes(values.tobytes() if is_table else values[:1].tobytes())
+    writer.add(values.tobytes() if is_table else values[:1].tobytes())
     if alphabet.centre is not None:
         writer.count(alphabet.centre)
 
 
 def _read_head(reader: Reader, itemsize: int) -> tuple[Bits, Alphabet]:
     flags = reader.byte()
-    if flags >> 4:
+    if flags >> 2 not in _LOW_BITS:
         raise Damaged("unknown flags of a table of values")
     count = reader.count(_MOST_VALUES)
     if count < 2:
         raise Damaged("a table of values has fewer than two")
     if flags & _TABLE:
-        values = array_of(reader.bytes(count * itemsize), itemsize)
+        values = array_of(reader.take(count * itemsize), itemsize)
     else:
-        first = array_of(reader.bytes(itemsize), itemsize)
+        first = array_of(reader.take(itemsize), itemsize)
         values = first + np.arange(count).astype(unsigned(itemsize))  # wraps around, as -1 does to 0
     centre = reader.count(count - 1) if flags & _CENTRE else None
-    return values, Alphabet(count, _LOW_BITS[flags >> 2], centre)
+    return values, Alphabet(count, flags >> 2, centre)
 
 
 def _packed(low: NDArray[np.uint8], width: int) -> bytes:
-    """``width`` bits each, the first in the lowest bits of the first byte."""
-    if not width:
-        return b""
-    per_byte = 8 // width
-    padded = np.zeros(-(-low.size // per_byte) * per_byte, np.uint8)
-    padded[: low.size] = low
-    packed = np.zeros(len(padded) // per_byte, np.uint8)
-    for place in range(per_byte):
-        packed |= padded[place::per_byte] << (place * width)
-    return packed.tobytes()
+    """Bit plane by bit plane, the lowest first, eight weights to a byte, the first in its lowest bit."""
+    return b"".join(np.packbits(low >> place & 1, bitorder="little").tobytes() for place in range(width))
 
 
-def _unpacked(data: memoryview, count: int, width: int) -> NDArray[np.uint8]:
-    if not width:
-        return np.empty(0, np.uint8)
-    packed, per_byte = array_of(data, 1), 8 // width
-    low = np.empty((len(packed), per_byte), np.uint8)
-    for place in range(per_byte):
-        low[:, place] = packed >> (place * width)
-    low &= (1 << width) - 1
-    return low.ravel()[:count]
+def _unpacked(reader: Reader, count: int, width: int) -> NDArray[np.uint8]:
+    low = np.zeros(count if width else 0, np.uint8)
+    for place in range(width):
+        plane = array_of(reader.take(-(-count // 8)), 1)
+        low |= np.unpackbits(plane, count=count, bitorder="little") << place
+    return low
+
+
+def _looked_up(values: Bits, levels: NDArray[Any]) -> Bits:
+    """``values[levels]``. For bytes, Python's own translation is several times faster."""
+    if values.dtype.itemsize > 1 or levels.dtype.itemsize > 1 or not levels.size:
+        found: Bits = values[levels]
+        return found
+    table = values.tobytes().ljust(256, b"\0")
+    return array_of(levels.tobytes().translate(table), 1).reshape(levels.shape)
 
 
 CODECS.register(

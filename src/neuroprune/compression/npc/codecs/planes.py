@@ -20,7 +20,7 @@ class Planes(Codec):
         if plain.itemsize == 1:
             return None
         writer = Writer()
-        bits = _rotated(plain.bits.reshape(-1, *plain.bits.shape[1:]), plain.kind == "float")
+        bits = _rotated(plain.bits, plain.kind == "float")
         writer.byte(int(plain.kind == "float"))
         columns = np.ascontiguousarray(bits).view(np.uint8).reshape(*bits.shape, plain.itemsize)
         for plane in range(plain.itemsize):
@@ -42,13 +42,15 @@ def _rotated(bits: Bits, rotate: bool) -> Bits:
         return bits
     width = bits.dtype.itemsize * 8
     one = bits.dtype.type(1)
-    return (bits << one) | (bits >> bits.dtype.type(width - 1))
+    rotated: Bits = (bits << one) | (bits >> bits.dtype.type(width - 1))
+    return rotated
 
 
 def _rotated_back(bits: Bits) -> Bits:
     width = bits.dtype.itemsize * 8
     one = bits.dtype.type(1)
-    return (bits >> one) | (bits << bits.dtype.type(width - 1))
+    restored: Bits = (bits >> one) | (bits << bits.dtype.type(width - 1))
+    return restored
 
 
 CODECS.register("planes", summary="byte planes of floating-point or wide integers, each coded for itself")(

@@ -16,7 +16,7 @@ class Raw(Codec):
         return plain.bits.tobytes()
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
-        return array_of(reader.bytes(math.prod(shape) * itemsize), itemsize).reshape(shape)
+        return array_of(reader.take(math.prod(shape) * itemsize), itemsize).reshape(shape)
 
 
 CODECS.register("raw", summary="the bytes as they are")(Raw())

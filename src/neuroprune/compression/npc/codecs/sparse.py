@@ -41,7 +41,7 @@ class Sparse(Codec):
         stored = np.full(where.size + int(steps.sum()), _GAP, np.uint8)
         stored[np.cumsum(steps + 1) - 1] = gaps % _GAP
         writer = Writer()
-        writer.bytes(common.tobytes())
+        writer.add(common.tobytes())
         writer.count(stored.size)
         write_part(writer, Plain(stored, "unsigned"))
         write_part(writer, Plain(flat[where], plain.kind))
@@ -49,7 +49,7 @@ class Sparse(Codec):
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
         size = math.prod(shape)
-        common = array_of(reader.bytes(itemsize), itemsize)[0]
+        common = array_of(reader.take(itemsize), itemsize)[0]
         stored = read_part(reader, (reader.count(size // _FEWEST_APART + size // _GAP),), 1)
         ends = np.cumsum(np.where(stored == _GAP, _GAP, stored.astype(np.int64) + 1)) - 1
         where = ends[stored != _GAP]
@@ -61,7 +61,7 @@ class Sparse(Codec):
 
 
 def _commonest(flat: Bits) -> Bits:
-    """Of a sample where there are many: it only has to be right where one value is far commoner than all others."""
+    """Of a sample where there are many: it only has to be right where one value is far commoner than others."""
     values, counts = np.unique(flat[:: max(1, flat.size // 65536)], return_counts=True)
     common: Bits = values[counts.argmax()]
     return common
