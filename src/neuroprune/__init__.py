@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuroprune.cascade.build import CascadeOptions, build_cascade
     from neuroprune.cascade.levels import LevelOptions
     from neuroprune.cascade.runner import CascadeRunner
+    from neuroprune.compression.npc import PackReport, coded_tensors, pack, unpack
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import (
         Plan,
@@ -45,6 +46,7 @@ _WHERE = {
     "neuroprune.cascade.build": ("CascadeOptions", "build_cascade"),
     "neuroprune.cascade.levels": ("LevelOptions",),
     "neuroprune.cascade.runner": ("CascadeRunner",),
+    "neuroprune.compression.npc": ("PackReport", "coded_tensors", "pack", "unpack"),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
     "neuroprune.pruning": (
         "Plan",
@@ -76,6 +78,7 @@ __all__ = [
     "LevelOptions",
     "Measurement",
     "NeuropruneError",
+    "PackReport",
     "Plan",
     "PruneResult",
     "Refusal",
@@ -88,8 +91,10 @@ __all__ = [
     "Verification",
     "apply",
     "build_cascade",
+    "coded_tensors",
     "compress",
     "cost",
+    "pack",
     "prune",
     "prune_to_budget",
     "restore",
@@ -97,6 +102,7 @@ __all__ = [
     "sensitivity",
     "trace",
     "transfer",
+    "unpack",
     "verify",
 ]
 

@@ -39,8 +39,7 @@ class Grouping:
 
     def sizes(self) -> NDArray[np.int64]:
         """How many weights each group has; the group of a weight is the sum of its row's and column's class."""
-        rows, columns = np.bincount(self.rows), np.bincount(self.columns)
-        return np.convolve(rows, columns) if rows.size and columns.size else np.zeros(1, np.int64)
+        return np.convolve(np.bincount(self.rows, minlength=1), np.bincount(self.columns, minlength=1))
 
     def split(self, matrix: NDArray[Any]) -> list[NDArray[Any]]:
         """The weights of each group, row by row where rows and columns are sorted by class."""
@@ -98,5 +97,5 @@ def classes_along(magnitudes: NDArray[Any], axis: int, per_octave: int) -> Class
     overall = means.mean()
     steps = np.rint(per_octave * np.log2((means + overall / 64) / overall)) if overall else np.zeros(len(means))
     steps = np.clip(steps, np.median(steps) - MOST // 2, np.median(steps) + MOST // 2 - 1)
-    found: Classes = (steps - steps.min()).astype(np.uint8)
+    found: Classes = (steps.max() - steps).astype(np.uint8)
     return found

@@ -25,8 +25,8 @@ _FORMATS: tuple[Format, ...] = ("safetensors", "onnx")
 _HEADER_LIMIT = 1 << 28
 #: LZMA2 expands a byte to about 7,000 at most
 _LZMA_EXPANSION = 8192
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "pb": 0}]
-_UNPACK = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 22}]
+WRITING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "pb": 0}]
+READING = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 22}]
 #: magic, version, three numbers of 4 bytes
 LEAD = len(MAGIC) + 1 + 12
 
@@ -83,7 +83,7 @@ def write_header(header: Header) -> bytes:
         writer.add(entry.crc.to_bytes(4, "little"))
     writer.add(header.skeleton)
     plain = writer.getvalue()
-    packed = lzma.compress(plain, format=lzma.FORMAT_RAW, filters=_FILTERS)
+    packed = lzma.compress(plain, format=lzma.FORMAT_RAW, filters=WRITING)
     numbers = (len(packed), len(plain), zlib.crc32(plain))
     return MAGIC + bytes([VERSION]) + b"".join(n.to_bytes(4, "little") for n in numbers) + packed
 
@@ -117,7 +117,7 @@ def read_header(file: BinaryIO, file_size: int, limit: int) -> Header:
 
 def _expand(packed: bytes, plain: int, crc: int) -> bytes:
     try:
-        header = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_UNPACK).decompress(packed, plain)
+        header = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=READING).decompress(packed, plain)
     except lzma.LZMAError as error:
         raise Damaged(f"its header cannot be decompressed ({error})") from error
     if len(header) != plain or zlib.crc32(header) != crc:

@@ -6,6 +6,7 @@ as they are: fewer symbols are learnt faster and decoded faster.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -192,23 +193,30 @@ def _nearest_to_zero(values: Bits, levels: NDArray[Any], kind: Kind) -> int:
 
 
 def _plan(levels: NDArray[Any], count: int, zero: int) -> _Plan:
-    """The cheapest alphabet for ungrouped weights, then the cheapest grouping for it."""
+    """The cheapest alphabet for ungrouped weights, the cheapest grouping for it, and an alphabet for that."""
+    best = _best_alphabet(levels, count, zero, {})
+    for axes in _groupings(levels, zero):
+        best = min(best, _costed(best.alphabet, levels, axes), key=lambda plan: plan.cost)
+    return _best_alphabet(levels, count, zero, best.axes) if best.axes else best
+
+
+def _best_alphabet(levels: NDArray[Any], count: int, zero: int, axes: dict[int, Classes]) -> _Plan:
     alphabets = [Alphabet(count)]
     if count > _SMALL:
         alphabets = [Alphabet(count, low, centre) for low, centre in product(_LOW_BITS, (None, zero))]
-    plans = [_costed(alphabet, levels, {}) for alphabet in alphabets]
-    least = min(plan.cost for plan in plans)
-    most = least * (1 + _FOR_SPEED * (levels.size >= _LARGE))
-    near = [plan for plan in plans if plan.cost <= most]
-    best = min(near, key=lambda plan: (plan.alphabet.symbols, plan.cost))
+    plans = [_costed(alphabet, levels, axes) for alphabet in alphabets]
+    most = min(plan.cost for plan in plans) * (1 + _FOR_SPEED * (levels.size >= _LARGE))
+    return min((plan for plan in plans if plan.cost <= most), key=lambda plan: (plan.alphabet.symbols, plan.cost))
+
+
+def _groupings(levels: NDArray[Any], zero: int) -> Iterator[dict[int, Classes]]:
+    """Rows; rows and input channels; all axes: each in coarse and in fine classes."""
     magnitudes = np.abs(levels.astype(np.float32) - zero)
     long = [axis for axis in range(levels.ndim) if levels.shape[axis] > 1]
-    for per_octave in (1, 2, 3, 4):
-        along = {axis: classes_along(magnitudes, axis, per_octave) for axis in long} if len(long) > 1 else {}
-        for chosen in {(0,), (0, 1), tuple(range(levels.ndim))}:
-            axes = {axis: along[axis] for axis in chosen if axis in along and along[axis].any()}
-            best = min(best, _costed(best.alphabet, levels, axes), key=lambda plan: plan.cost)
-    return best
+    for per_octave in (1, 2, 3, 4) if len(long) > 1 else ():
+        along = {axis: classes_along(magnitudes, axis, per_octave) for axis in long}
+        for chosen in sorted({(0,), (0, 1), tuple(range(levels.ndim))}):
+            yield {axis: along[axis] for axis in chosen if axis in along and along[axis].any()}
 
 
 def _costed(alphabet: Alphabet, levels: NDArray[Any], axes: dict[int, Classes]) -> _Plan:
