@@ -220,7 +220,7 @@ class Coder:
             while len(group) < size:
                 length = size - len(group)
                 if len(group) < 32768:
-                    length = min(len(group) or 64, length)
+                    length = min(len(group) or 16, length)
                 weight = [32 * c + p for c, p in zip(count, prior, strict=True)]
                 block = self.block(weight, length)
                 for symbol in block[:32768]:

@@ -1,7 +1,7 @@
 """Symbols <-> words of an ANS coder, under models that both sides learn from what has been coded.
 
 No table is stored. Symbols come in groups; a group's model begins with the shares that symbols had in the groups
-before, and is made anew from its own counts after 64, 128, 256, ... symbols, so that everything is coded in few
+before, and is made anew from its own counts after 16, 32, 64, ... symbols, so that everything is coded in few
 calls of the coder (``constriction``: asymmetric numeral systems, Duda 2009; 32-bit words, 64-bit state, 24-bit
 probabilities). Within a block the model stands still; weights are integers, so that it is the same everywhere.
 Long blocks of small alphabets are coded in pairs of symbols, which halves the decoder's steps.
@@ -23,7 +23,7 @@ Counts = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
 #: the first block of a group; each further one is as long as all before it
-_FIRST = 64
+_FIRST = 16
 #: from here on a model has learnt what there is to learn
 _LAST = 1 << 15
 #: weight of one symbol seen, of all symbols of earlier groups together, and of a symbol before any was seen
