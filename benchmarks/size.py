@@ -4,10 +4,10 @@
     python benchmarks/size.py --networks resnet20 --again all
     python benchmarks/tables.py                       # docs/size.md from the records
 
-nncodec (ISO/IEC 15938-17) needs an environment of its own: `python -m venv ENV`, `ENV/bin/pip install nncodec`, then
-`--nncodec ENV/bin/python`. All coders get the same integers. ``ours`` is the whole file, with names, directory and
-checksums; nncodec's is its whole bitstream. CPU time of one thread, the median of three. One line of JSON per
-(network, share of weights masked, form) in benchmarks/results/size.jsonl.
+nncodec (ISO/IEC 15938-17) needs an environment of its own: `python -m venv ENV`, `ENV/bin/pip install nncodec`,
+and here `--nncodec ENV/bin/python`. All coders get the same integers. ``ours`` is the whole file, with names,
+directory and checksums; nncodec's is its whole bitstream. CPU time of one thread, the median of three. One line of
+JSON per (network, share of weights masked, form) in benchmarks/results/size.jsonl.
 """
 
 from __future__ import annotations

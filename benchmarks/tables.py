@@ -19,6 +19,7 @@ from measuring import (
     latency_tables,
     lottery_tables,
     search_tables,
+    size_tables,
     summary,
     technique_tables,
     transferred,
@@ -42,6 +43,7 @@ DOCUMENTS = (
             "mlperf_tiny",
             "search",
             "second_order",
+            "size",
             "techniques",
             "training_free",
             "transfer",
@@ -98,6 +100,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **transferred.TABLES,
     **without_training.TABLES,
     **search_tables.TABLES,
+    **size_tables.TABLES,
 }
 
 

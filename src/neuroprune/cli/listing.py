@@ -49,6 +49,7 @@ def _registries() -> dict[str, Registry[Any]]:
     import neuroprune.search.strategies  # noqa: F401  # fills STRATEGIES
     from neuroprune.budget.allocations import ALLOCATIONS
     from neuroprune.budget.kinds import KINDS
+    from neuroprune.compression.npc import CODECS
     from neuroprune.devices import DEVICES
     from neuroprune.export import EXPORTS
     from neuroprune.pipeline.step import STEPS
@@ -73,4 +74,5 @@ def _registries() -> dict[str, Registry[Any]]:
         "data": DATASETS,
         "devices": DEVICES,
         "exports": EXPORTS,
+        "codecs": CODECS,
     }

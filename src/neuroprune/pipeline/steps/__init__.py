@@ -2,6 +2,7 @@
 
 from neuroprune.pipeline.steps import (
     cluster,
+    code,
     cut,
     distill,
     document,
@@ -26,6 +27,7 @@ from neuroprune.pipeline.steps import (
 
 __all__ = [
     "cluster",
+    "code",
     "cut",
     "distill",
     "document",
