@@ -22,6 +22,7 @@ from measuring import (
     quantize_tables,
     s4_tables,
     search_tables,
+    size_tables,
     summary,
     technique_tables,
     transferred,
@@ -48,6 +49,7 @@ DOCUMENTS = (
             "search",
             "s4",
             "second_order",
+            "size",
             "techniques",
             "training_free",
             "transfer",
@@ -107,6 +109,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **transferred.TABLES,
     **without_training.TABLES,
     **search_tables.TABLES,
+    **size_tables.TABLES,
 }
 
 

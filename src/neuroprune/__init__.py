@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neuroprune.cascade.levels import LevelOptions
     from neuroprune.cascade.runner import CascadeRunner
     from neuroprune.compression.cluster import ClusterReport, cluster_weights
+    from neuroprune.compression.npc import PackReport, coded_tensors, pack, unpack
     from neuroprune.graph import Group, Refusal, Trace, cost, trace
     from neuroprune.pruning import (
         Plan,
@@ -47,6 +48,7 @@ _WHERE = {
     "neuroprune.cascade.levels": ("LevelOptions",),
     "neuroprune.cascade.runner": ("CascadeRunner",),
     "neuroprune.compression.cluster": ("ClusterReport", "cluster_weights"),
+    "neuroprune.compression.npc": ("PackReport", "coded_tensors", "pack", "unpack"),
     "neuroprune.graph": ("Group", "Refusal", "Trace", "cost", "trace"),
     "neuroprune.pruning": (
         "Plan",
@@ -79,6 +81,7 @@ __all__ = [
     "LevelOptions",
     "Measurement",
     "NeuropruneError",
+    "PackReport",
     "Plan",
     "PruneResult",
     "Refusal",
@@ -92,8 +95,10 @@ __all__ = [
     "apply",
     "build_cascade",
     "cluster_weights",
+    "coded_tensors",
     "compress",
     "cost",
+    "pack",
     "prune",
     "prune_to_budget",
     "restore",
@@ -101,6 +106,7 @@ __all__ = [
     "sensitivity",
     "trace",
     "transfer",
+    "unpack",
     "verify",
 ]
 

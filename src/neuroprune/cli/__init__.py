@@ -14,6 +14,7 @@ from neuroprune.base.errors import NeuropruneError
 from neuroprune.cli.analysis import sensitivity
 from neuroprune.cli.artifacts import report, restore, verify
 from neuroprune.cli.cascade import cascade
+from neuroprune.cli.coding import pack, unpack
 from neuroprune.cli.cutting import inspect, prune
 from neuroprune.cli.listing import list_
 from neuroprune.cli.running import compress, demo, run
@@ -56,6 +57,8 @@ for _command in (
     cascade,
     verify,
     restore,
+    pack,
+    unpack,
     report,
     version,
 ):

@@ -49,6 +49,7 @@ def _registries() -> dict[str, Registry[Any]]:
     import neuroprune.search.strategies  # noqa: F401  # fills STRATEGIES
     from neuroprune.budget.allocations import ALLOCATIONS
     from neuroprune.budget.kinds import KINDS
+    from neuroprune.compression.npc import CODECS
     from neuroprune.compression.precisions import PRECISIONS
     from neuroprune.compression.ranges import RANGES
     from neuroprune.devices import DEVICES
@@ -77,4 +78,5 @@ def _registries() -> dict[str, Registry[Any]]:
         "exports": EXPORTS,
         "calibrations": RANGES,
         "precisions": PRECISIONS,
+        "codecs": CODECS,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from neuroprune.compression.manifest import (
     made_up_inputs,
     read_manifest,
 )
+from neuroprune.compression.npc import unpack
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import Difference, compare_outputs
 from neuroprune.pruning.head import Head, set_head
@@ -35,6 +37,7 @@ from neuroprune.tasks.models import load_weights
 __all__ = ["Check", "ModelSpec", "VerifyReport", "add_file", "verify_artifact", "write_artifact"]
 
 PLAN, WEIGHTS, FLOAT, INT8 = "plan.json", "weights.safetensors", "model.onnx", "model.int8.onnx"
+CODED = "model.npc"
 RUN, MEASUREMENTS, REPORT = "run.py", "measurements.json", "report.html"
 
 #: relative to the largest absolute output
@@ -85,10 +88,10 @@ def write_artifact(
     """Write the artifact of the compact ``model`` to ``folder``, whole or not at all; return ``folder``.
 
     ``plan`` leads from the dense network that ``dense_spec`` constructs to ``model``. ``files`` are copied in
-    under their keys: at least ``model.onnx``; usually ``model.int8.onnx`` and ``report.html`` too (the report can
-    come later, see ``add_file``). ``measurements`` is plain JSON. ``best`` names the file that was chosen, which
-    ``run.py`` runs by default. An artifact that is there already is replaced; any other folder with something in
-    it is refused. Raises UserError.
+    under their keys: at least ``model.onnx``; usually ``model.int8.onnx``, ``model.npc`` (one of these two, coded)
+    and ``report.html`` too (the report can come later, see ``add_file``). ``measurements`` is plain JSON. ``best``
+    names the file that was chosen, which ``run.py`` runs by default. An artifact that is there already is
+    replaced; any other folder with something in it is refused. Raises UserError.
     """
     _check_files(files)
     _check_best(best, files)
@@ -148,6 +151,8 @@ def verify_artifact(folder: Path, *, model: nn.Module | None = None) -> VerifyRe
     checks = [Check("manifest", not problems, "; ".join(problems) or "complete, seal matches")]
     checks += [_check_hash(folder / name, manifest) for name in sorted(manifest.files)]
     checks.append(_check_unlisted(folder, manifest))
+    if CODED in manifest.files and all(check.ok for check in checks):
+        checks.append(_check_coded(folder, manifest))
     command: str | None = None
     if all(check.ok for check in checks):
         more, unknown = _check_network(folder, manifest, model)
@@ -173,6 +178,21 @@ def _check_unlisted(folder: Path, manifest: Manifest) -> Check:
     listed = {NAME, *manifest.files}
     extra = sorted(path.name for path in folder.iterdir() if path.name not in listed)
     return Check("files", not extra, f"not in the manifest: {', '.join(extra)}" if extra else "all listed")
+
+
+def _check_coded(folder: Path, manifest: Manifest) -> Check:
+    """The coded file unpacks to one of the files beside it."""
+    step = f"{CODED} unpacked"
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            size = unpack(folder / CODED, Path(name) / "rebuilt")
+            found = entry_of(Path(name) / "rebuilt")
+    except UserError as error:
+        return Check(step, False, str(error))
+    same = [name for name, entry in manifest.files.items() if entry == found]
+    ratio = size / (folder / CODED).stat().st_size
+    told = f"the same bytes as {same[0]}, which is {ratio:.2f} times as large" if same else "to no file beside it"
+    return Check(step, bool(same), told)
 
 
 def _check_network(folder: Path, manifest: Manifest, model: nn.Module | None) -> tuple[list[Check], bool]:

@@ -96,6 +96,10 @@ def _table(
              f"the ONNX file that goes to the device: {after['name']}"),
         _metric_row(context, test),
     ]  # fmt: skip
+    if "coded" in context.facts:
+        coded = context.facts["coded"]
+        detail = f"{coded['file']} entropy coded into model.npc, which unpacks to it"
+        rows.append(_row("Coded size", "B", coded["dense_bytes"], coded["bytes"], Budget(), "", detail))
     if context.masks is not None:
         counts = (_nonzero(context.dense), _nonzero(context.model))
         rows.insert(1, _row("Non-zero parameters", "", *counts, budget, "", "counted; zeros alone give no speed"))

@@ -2,6 +2,7 @@
 
 from neuroprune.pipeline.steps import (
     cluster,
+    code,
     cut,
     distill,
     document,
@@ -28,6 +29,7 @@ from neuroprune.pipeline.steps import (
 
 __all__ = [
     "cluster",
+    "code",
     "cut",
     "distill",
     "document",

@@ -84,7 +84,7 @@ def _figures(context: Context, final: dict[str, Any]) -> dict[str, dict[str, Any
     for name, row in rows.items():
         if row["before"] is None or row["after"] is None:
             continue
-        if name in ("Parameters", "MACs", "File size"):
+        if name in ("Parameters", "MACs", "File size", "Coded size"):
             groups["compression"][name] = shown(row)
         elif row["unit"] == context.task.metric_unit and row is final["table"][3]:
             groups["accuracy"][name] = shown(row)

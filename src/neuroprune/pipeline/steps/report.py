@@ -12,6 +12,7 @@ from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
 from neuroprune.pipeline.results import assemble
 from neuroprune.pipeline.step import Outcome, StepConfig, step
+from neuroprune.pipeline.steps.code import CODED
 from neuroprune.pipeline.steps.document import FILE as DOCUMENT
 from neuroprune.pipeline.steps.export import INT8, MODEL, STORED
 from neuroprune.pipeline.steps.measure import VARIANTS
@@ -41,7 +42,8 @@ def report(context: Context, config: ReportConfig) -> Outcome:
 
 def _artifact(context: Context, results: dict[str, Any]) -> None:
     spec = context.recipe.header.model
-    shipped = {name: context.files[name] for name in (MODEL, INT8, STORED, DOCUMENT) if name in context.files}
+    names = (MODEL, INT8, STORED, CODED, DOCUMENT)
+    shipped = {name: context.files[name] for name in names if name in context.files}
     cut = context.plan if context.is_cut else None
     write_artifact(
         context.folder.artifact,
