@@ -5,8 +5,9 @@
     python benchmarks/tables.py                              # docs/results.md from the records
 
 ``dense``: the network that the recipe's first step trains (once per machine, see `measuring/trained.py`);
-``pipeline``: the recipe from there, and the dense network in int8 timed beside its files; ``control``: the dense
-network trained on for as many epochs as the pruned one is fine-tuned, with the same options. The test images are
+``pipeline``: the recipe from there; ``files``: its files and the dense network's, fp32 and int8, timed in turns
+and coded; ``control``: the dense network trained on for as many epochs as the pruned one is fine-tuned, with the
+same options. The test images are
 looked at once, at the end of each part. One line of JSON per (network, profile, seed, part) in
 benchmarks/results/s4.jsonl.
 """
@@ -29,6 +30,7 @@ from measuring.cifar import DATA
 from measuring.records import RESULTS, Records, commit, to_do, versions
 from measuring.trained import Log, jpeg_task, recipe_of, train, untrained
 
+import neuroprune
 from neuroprune.base.files import load_tensors, read_json
 from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.devices import DEVICES
@@ -41,7 +43,7 @@ from neuroprune.recover.fit import Distill, fit
 
 FILE = RESULTS / "s4.jsonl"
 KEY = ("network", "profile", "seed", "part")
-NETWORKS, PARTS, SEEDS = ("resnet34", "vgg16"), ("dense", "pipeline", "control"), (0, 1, 2)
+NETWORKS, PARTS, SEEDS = ("resnet34", "vgg16"), ("dense", "pipeline", "files", "control"), (0, 1, 2)
 SECONDS = 20.0
 
 
@@ -67,7 +69,6 @@ def pipeline_part(network: str, profile: str, seed: int) -> dict[str, Any]:
         "table": results["table"], "weights": results["weights"], "curves": results["curves"],
         "verdict": results["verdict"]["text"], "chosen": results["weights"] and _chosen(results),
         "steps": [{key: step[key] for key in ("name", "seconds", "summary")} for step in results["steps"]],
-        "coded": results.get("coded"), "times": times(folder, seed),
     }  # fmt: skip
 
 
@@ -75,9 +76,9 @@ def _chosen(results: dict[str, Any]) -> str:
     return str(next(v["name"] for v in results["variants"] if v["role"] == "final"))
 
 
-def times(folder: Path, seed: int) -> dict[str, Any]:
-    """Dense and pruned, fp32 and int8, in turns: ms, bytes and accuracy on the test images (D2)."""
-    task = jpeg_task(seed)
+def files_part(network: str, profile: str, seed: int) -> dict[str, Any]:
+    """Dense and pruned, fp32 and int8, in turns: ms, bytes, bytes coded, accuracy on the test images (D2, E1)."""
+    folder, task = work_of(network, profile, seed, "pipeline"), jpeg_task(seed)
     ends = {"pruned fp32": "model.onnx", "pruned int8": "model.int8.onnx"}
     files = {"dense fp32": next(folder.glob("steps/*/dense.onnx"))}
     files |= {key: folder / "artifact" / end for key, end in ends.items()}
@@ -88,14 +89,17 @@ def times(folder: Path, seed: int) -> dict[str, Any]:
         inputs = [np.asarray(task.example_inputs[0][:1])]
         measured = DEVICES.get("local").measure(files, inputs, threads=1, seconds=SECONDS)
         sessions = {key: OnnxModule(EXPORTS.get("onnx").load(path)) for key, path in files.items()}
-        return {
+        coded = {key: neuroprune.pack(path, Path(name) / f"{key}.npc").target_bytes for key, path in files.items()}
+        rows = {
             key: {
                 "p50_ms": measured[key].cpu_p50_ms, "p90_ms": measured[key].cpu_p90_ms,
-                "bytes": files[key].stat().st_size, "accuracy": task.evaluate(sessions[key], task.test),
+                "bytes": files[key].stat().st_size, "npc_bytes": coded[key],
+                "accuracy": task.evaluate(sessions[key], task.test),
                 "times_faster": measured["dense fp32"].cpu_p50_ms / measured[key].cpu_p50_ms,
             }
             for key in files
         }  # fmt: skip
+        return {"times": rows}
 
 
 def control_part(network: str, profile: str, seed: int) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def control_part(network: str, profile: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-MEASURES = {"dense": dense_part, "pipeline": pipeline_part, "control": control_part}
+MEASURES = {"dense": dense_part, "pipeline": pipeline_part, "files": files_part, "control": control_part}
 
 
 def measure(options: argparse.Namespace, report: Report) -> None:

@@ -80,19 +80,32 @@ def _made() -> str:
 
 
 def latency() -> str:
-    """D2 on these networks: all files of a row in turns."""
+    """D2 and E1 on these networks: all files of a row in turns; coded bytes beside the dense fp32 file's."""
     rows = []
     for (network, profile, seed), parts in sorted(_parts().items()):
-        for name, one in parts.get("pipeline", {}).get("times", {}).items():
-            rows.append(
-                (
-                    f"{NAMES[network]}, {profile}, seed {seed}", name, f"{one['p50_ms']:.3g} ms",
-                    f"{one['times_faster']:.2f}x", f"{one['bytes'] / 1e6:.3g} MB", f"{one['accuracy']:.2f} %",
-                )
-            )  # fmt: skip
-    return (
-        table(("network", "file", "p50", "over dense fp32", "size", "accuracy, test"), rows) if rows else NOTHING
+        files = parts.get("files", {}).get("times", {})
+        for name in ("dense fp32", "dense int8", "pruned fp32", "pruned int8"):
+            if name in files:
+                one, dense = files[name], files["dense fp32"]["bytes"]
+                rows.append(
+                    (
+                        f"{NAMES[network]}, {profile}, seed {seed}", name, f"{one['p50_ms']:.3g} ms",
+                        f"{one['times_faster']:.2f}x", f"{one['bytes'] / 1e6:.3g} MB",
+                        f"{one['npc_bytes'] / 1e3:,.0f} KB", f"{dense / one['npc_bytes']:.1f}x",
+                        f"{one['accuracy']:.2f} %",
+                    )
+                )  # fmt: skip
+    head = (
+        "network",
+        "file",
+        "p50",
+        "over dense fp32",
+        "size",
+        "model.npc",
+        "smaller than dense fp32",
+        "accuracy, test",
     )
+    return table(head, rows) if rows else NOTHING
 
 
 def finetuning() -> str:
