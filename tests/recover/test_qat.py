@@ -19,9 +19,10 @@ from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.export import EXPORTS
 from neuroprune.pruning.masks import Masks
 from neuroprune.recover.fit import FitConfig, fit
+from neuroprune.recover.held_clusters import HeldClusters
 from neuroprune.recover.hooks import HeldMasks
 from neuroprune.recover.on_grid import weights_on_grid
-from neuroprune.recover.qat import InputRange, Quantization, SharedValues, quantized
+from neuroprune.recover.qat import InputRange, Quantization, quantized
 from neuroprune.tasks.batches import TensorBatches
 from neuroprune.tasks.task import Task
 
@@ -216,7 +217,7 @@ def test_clusters_are_kept(task: Task, tmp_path: Path) -> None:
     cluster_weights(model, k=5)
     before = model.conv.weight.detach().clone()
     assert before.unique().numel() == 5
-    with quantized(model, Quantization(clustered=names), hooks=[SharedValues(model, names)]) as hook:
+    with quantized(model, Quantization(clustered=names), hooks=[HeldClusters(model, [names])]) as hook:
         fit(model, task, CONFIG, hook=hook)
     after = model.conv.weight.detach()
     assert not torch.equal(before, after)
@@ -227,15 +228,6 @@ def test_clusters_are_kept(task: Task, tmp_path: Path) -> None:
     held = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
     conv = next(a for a in held if a.dtype == np.int8 and a.shape == after.shape)
     assert len(np.unique(np.abs(conv))) <= 5
-
-
-def test_a_cluster_becomes_the_mean_of_its_members() -> None:
-    model = nn.Linear(3, 1, bias=False)
-    model.weight.data = torch.tensor([[2.0, 2.0, 0.0]])
-    hook = SharedValues(model, ["weight"])
-    model.weight.data = torch.tensor([[1.0, 4.0, 0.5]])
-    hook.after_step(torch.optim.SGD(model.parameters(), 0.1), 1, 2)
-    assert model.weight.tolist() == [[2.5, 2.5, 0.0]]
 
 
 @pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": -0.1}, {"freeze": 0.0}, {"freeze": 1.5}])

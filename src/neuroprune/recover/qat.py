@@ -135,37 +135,6 @@ class Quantized(Hook):
         return f"quantised {self.config} {[hook.identity() for hook in self.others]}"
 
 
-class SharedValues:
-    """A hook for clustered weights: those that are equal when it is made stay equal, each the mean of its cluster
-    after every step. Zeros stay zeros."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        parameters = dict(model.named_parameters())
-        self.names, self.parameters = tuple(names), [parameters[name] for name in names]
-        found = [torch.unique(p.detach(), return_inverse=True) for p in self.parameters]
-        self.zeros = [values == 0 for values, _ in found]
-        self.codes = [codes.flatten() for _, codes in found]
-
-    def start(self, steps: int) -> None:
-        pass
-
-    @torch.no_grad()
-    def after_step(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        for parameter, codes, zeros in zip(self.parameters, self.codes, self.zeros, strict=True):
-            sums = torch.zeros(len(zeros), dtype=torch.float64).index_add_(0, codes, parameter.flatten().double())
-            means = (sums / codes.bincount(minlength=len(zeros))).masked_fill(zeros, 0)
-            parameter.copy_(means[codes].view_as(parameter))
-
-    def state(self) -> dict[str, Tensor]:
-        return {f"codes/{name}": codes for name, codes in zip(self.names, self.codes, strict=True)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.codes = [state[f"codes/{name}"].clone() for name in self.names]
-
-    def identity(self) -> str:
-        return f"shared values {self.names}"
-
-
 @contextmanager
 def quantized(
     model: nn.Module, config: Quantization | None = None, *, hooks: Sequence[Hook] = ()

@@ -10,8 +10,9 @@ from neuroprune.pipeline.step import Outcome, step
 from neuroprune.pipeline.steps.initialise import masks_of
 from neuroprune.pipeline.training import FitOptions, fit_in, how_long
 from neuroprune.recover.fit import Distill
+from neuroprune.recover.held_clusters import HeldClusters
 from neuroprune.recover.on_grid import layers_with_weights
-from neuroprune.recover.qat import Quantization, SharedValues, quantized
+from neuroprune.recover.qat import Quantization, quantized
 
 
 class QatConfig(FitOptions):
@@ -44,7 +45,7 @@ def qat(context: Context, config: QatConfig) -> Outcome:
         if is_clustered(layer.get_parameter("weight").detach().cpu().numpy())
     )
     distill = Distill(config.temperature, config.alpha) if config.distill else None
-    values = SharedValues(model, few)
+    values = HeldClusters(model, [[name] for name in few], "mean")  # at the rate of single weights
     with quantized(model, Quantization(config.bits, freeze=config.freeze, clustered=few), hooks=[values]) as hook:
         curves = fit_in(
             context,
