@@ -1,4 +1,4 @@
-"""What benchmarks/size.py compares model.npc with, on numbers whose code can be written down; the guide's example."""
+"""What benchmarks/size.py compares model.npc with, on numbers whose code can be written down; the guide runs."""
 
 # ruff: noqa: E402  (the benchmarks are scripts in a folder, which has to be named before they can be imported)
 
@@ -25,7 +25,7 @@ def test_huffman_code_lengths_by_hand() -> None:
 
 
 def test_bytes_of_a_huffman_coded_tensor_by_hand() -> None:
-    """Values -1, 0, 0, 2: codes of 2, 1 and 2 bits are 6 bits, four lengths of 5 bits are 20: 4 bytes, and the range."""
+    """Values -1, 0, 0, 2: codes of 2, 1 and 2 bits make 6 bits, four lengths 20: 4 bytes; and 4 for the range."""
     assert coders.huffman_bytes({"w": np.array([-1, 0, 0, 2], np.int8)}) == 4 + 4
     assert coders.entropy_bytes({"w": np.array([-1, 0, 0, 2], np.int8)}) == pytest.approx(6 / 8)
     assert coders.entropy_bytes({"w": np.array([7, 7, 7], np.int8)}) == 0

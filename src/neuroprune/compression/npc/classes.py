@@ -19,8 +19,8 @@ Classes = NDArray[np.uint8]
 
 #: classes per axis at most, so that there are few groups and each learns fast
 MOST = 16
-#: rows and columns that a tensor with classes has at least: fewer do not pay for them, and so a decoder's arrays of
-#: rows and columns are small beside the tensor
+#: rows and columns that a tensor with classes has at least: fewer do not pay for them, and arrays of rows and
+#: columns are so small beside the tensor, whatever a file says
 _FEWEST = 8
 
 
