@@ -32,12 +32,14 @@ import neuroprune
 from neuroprune.devices.facts import machine_facts
 
 _TIMES = 3
+#: a network of more bytes is packed and unpacked once
+_LARGE = 5_000_000
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Median CPU time of ``work``."""
+def seconds(work: Callable[[], Any], size: int) -> float:
+    """Median CPU time of ``work`` on so many bytes."""
     found = []
-    for _ in range(_TIMES):
+    for _ in range(1 if size > _LARGE else _TIMES):
         begin = time.process_time()
         work()
         found.append(time.process_time() - begin)
@@ -46,8 +48,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def coded(tensors: Tensors, path: Path) -> dict[str, float]:
     """Bytes of the coded file, CPU seconds to pack, and decoded megabytes per CPU second."""
-    packing = seconds(lambda: neuroprune.pack(tensors, path))
-    decoding = seconds(lambda: [array.nbytes for _, array in neuroprune.coded_tensors(path)])
+    whole = sum(tensor.nbytes for tensor in tensors.values())
+    packing = seconds(lambda: neuroprune.pack(tensors, path), whole)
+    decoding = seconds(lambda: [array.nbytes for _, array in neuroprune.coded_tensors(path)], whole)
     size = sum(array.nbytes for _, array in neuroprune.coded_tensors(path))
     back = dict(neuroprune.coded_tensors(path))
     if not all(np.array_equal(back[name], tensor) for name, tensor in tensors.items() if name in back):
@@ -55,8 +58,7 @@ def coded(tensors: Tensors, path: Path) -> dict[str, float]:
     return {"bytes": path.stat().st_size, "encode_cpu_s": packing, "decode_mb_per_s": size / 1e6 / decoding}
 
 
-def measure(key: tuple[str, float, str], nncodec: Path) -> Record:
-    levels, values = SUBJECTS[key]()
+def measure(levels: Tensors, values: Tensors, peer: Record | None) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         ours = coded(levels, Path(folder) / "model.npc")
         as_values = coded(values, Path(folder) / "values.npc") if values is not levels else None
@@ -69,7 +71,7 @@ def measure(key: tuple[str, float, str], nncodec: Path) -> Record:
         "zstd": coders.zstd_bytes(levels),
         "huffman": coders.huffman_bytes(levels),
         "entropy": coders.entropy_bytes(levels),
-        "nncodec": coders.nncodec(levels, nncodec) if nncodec.exists() else None,
+        "nncodec": peer,
     }
 
 
@@ -79,9 +81,9 @@ def measure_file(network: str, form: str) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         source, packed = Path(folder) / "model.onnx", Path(folder) / "model.npc"
         source.write_bytes(data[form])
-        encode = seconds(lambda: neuroprune.pack(source, packed))
+        encode = seconds(lambda: neuroprune.pack(source, packed), len(data[form]))
         again = Path(folder) / "again.onnx"
-        decode = seconds(lambda: neuroprune.unpack(packed, again))
+        decode = seconds(lambda: neuroprune.unpack(packed, again), len(data[form]))
         if again.read_bytes() != data[form]:
             raise AssertionError("the unpacked file differs")
         size = packed.stat().st_size
@@ -96,18 +98,27 @@ def measure_file(network: str, form: str) -> Record:
 
 def sweep(options: argparse.Namespace) -> None:
     records = Records(FILE, KEY)
-    keys: list[tuple[Any, ...]] = [
-        (n, s, f) for n in options.networks for s in options.shares for f in options.forms
-    ]
-    resnets = [n for n in options.networks if n.startswith("resnet")]
-    keys += [(n, None, f"{f} file") for n in resnets for f in ("fp32", "int8", "int4")]
-    for key in to_do(keys, records.by_key(), options.again, commit()):
-        is_file = key[1] is None
-        record = measure_file(key[0], key[2].split()[0]) if is_file else measure(key, options.nncodec)
+
+    def put(key: tuple[Any, ...], record: Record) -> None:
         record |= dict(zip(KEY, key, strict=True))
         record |= {"versions": versions("constriction", "numpy", "zstandard"), "cpu": machine_facts()["cpu"]}
         records.put(record)
         print(*key, record["ours"], record.get("nncodec"), flush=True)
+
+    for network in options.networks:
+        keys = [(network, share, form) for share in options.shares for form in options.forms]
+        left = to_do(keys, records.by_key(), options.again, commit())
+        subjects = [SUBJECTS[key]() for key in left]
+        peers: list[Record | None] = [None] * len(left)
+        if left and options.nncodec.exists():
+            peers = [*coders.nncodec([levels for levels, _ in subjects], options.nncodec)]
+        for key, (levels, values), peer in zip(left, subjects, peers, strict=True):
+            put(key, measure(levels, values, peer))
+        files = [
+            (network, None, f"{form} file") for form in ("fp32", "int8", "int4") if network.startswith("resnet")
+        ]
+        for key in to_do(files, records.by_key(), options.again, commit()):
+            put(key, measure_file(network, key[2].split()[0]))
 
 
 def parsed() -> argparse.Namespace:

@@ -162,6 +162,7 @@ def levels(payload: Input, shape: list[int], size: int) -> list[int]:
 
 
 def grouped(coder: Coder, shape: list[int], highest: list[int], alphabet: int) -> list[int]:
+    assert not any(highest) or (shape[0] >= 8 and prod(shape[1:]) >= 8)
     classes = [[0] * length for length in shape]
     for axis, h in enumerate(highest):
         if h:

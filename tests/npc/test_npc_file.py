@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def sealed(header: container.Header, body: bytes) -> bytes:
         ({"shape": (4,), "codec": 1}, b"\1", "checksum of tensor 'x'"),
         ({"shape": (4,), "codec": 2}, bytes.fromhex("01 02 05 09 00 01 00000000"), "zero word"),
         ({"shape": (4,), "codec": 2}, bytes.fromhex("01 02 05 09 00 01 00000011"), "go on after the last"),
-        ({"shape": (4,), "codec": 2}, bytes.fromhex("01 02 05 09 10 01 00000001"), "over 16 classes"),
+        ({"shape": (4,), "codec": 2}, bytes.fromhex("01 02 05 09 10 01 00000001"), "too many classes"),
         ({"shape": (4,), "codec": 2}, bytes.fromhex("01 01 05 00 01 00000001"), "fewer than two"),
         ({"shape": (4,), "codec": 2}, bytes.fromhex("15 02 05 09 00 01 00000001"), "unknown flags"),
         ({"shape": (4,), "codec": 2}, bytes.fromhex("01 81 20 05"), "at most 4,096"),
@@ -174,6 +175,34 @@ def test_a_header_that_would_expand_without_end(tmp_path: Path) -> None:
     (tmp_path / "x.npc").write_bytes(data)
     with pytest.raises(UserError, match="cannot come out of"):
         neuroprune.unpack(tmp_path / "x.npc", tmp_path / "out")
+
+
+class PanicException(BaseException):
+    """As pyo3's: not an Exception."""
+
+
+@pytest.mark.parametrize(("raised", "says"), [(PanicException("capacity"), "gave up"), (MemoryError(), "memory")])
+def test_what_the_native_coder_may_do(
+    raised: BaseException, says: str, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gives_up(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("neuroprune.compression.npc.adaptive.Decoder", gives_up)
+    with pytest.raises(UserError, match=says):
+        neuroprune.unpack(packed, packed.with_name("out"))
+
+
+def test_overlapping_tensors_of_a_strange_source_stay_in_the_skeleton(tmp_path: Path) -> None:
+    entry = {"dtype": "U8", "shape": [400], "data_offsets": [0, 400]}
+    negative = {"dtype": "U8", "shape": [-20, -20], "data_offsets": [0, 400]}
+    header = json.dumps({"a": entry, "b": entry | {"data_offsets": [100, 500]}, "c": negative}).encode()
+    source = tmp_path / "strange.safetensors"
+    source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(250)) * 2)
+    neuroprune.pack(source, tmp_path / "s.npc")
+    neuroprune.unpack(tmp_path / "s.npc", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == source.read_bytes()
+    assert [name for name, _ in neuroprune.coded_tensors(tmp_path / "s.npc")] == ["a"]
 
 
 def test_an_encoder_that_errs_is_caught_when_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_groups_split_and_join(rows: int, columns: int, seed: int) -> None:
     assert [len(group) for group in groups] == list(grouping.sizes())
     for number, group in enumerate(groups):
         assert all(row[i // columns] + column[i % columns] == number for i in group)
-    assert np.array_equal(grouping.join(iter(groups), int), matrix)
+    assert np.array_equal(grouping.join(iter(groups)), matrix)
 
 
 def test_classes_follow_the_mean_magnitude() -> None:

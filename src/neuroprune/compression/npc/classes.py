@@ -7,6 +7,7 @@ occurs, adding them up is the maximum-likelihood fit of a product of row and col
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,13 @@ Classes = NDArray[np.uint8]
 
 #: classes per axis at most, so that there are few groups and each learns fast
 MOST = 16
+#: rows and columns that a tensor with classes has at least: fewer do not pay for them, and arrays of rows and
+#: columns are so small beside the tensor, whatever a file says
+_FEWEST = 8
+
+
+def may_have_classes(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and shape[0] >= _FEWEST and math.prod(shape[1:]) >= _FEWEST
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Grouping:
     @classmethod
     def of(cls, shape: tuple[int, ...], axes: dict[int, Classes]) -> Grouping:
         """``axes``: the classes along some of the axes; along the others all are of class 0."""
-        rows = axes[0].astype(np.int64) if 0 in axes else np.zeros(shape[0] if shape else 1, np.int64)
+        rows = axes[0].astype(np.int64) if 0 in axes else np.zeros(shape[0], np.int64)
         columns = np.zeros(shape[1:], np.int64)
         for axis, classes in axes.items():
             if axis:
@@ -49,13 +57,13 @@ class Grouping:
             groups[group].append(ordered[rows, columns].ravel())
         return [np.concatenate(parts) if parts else np.empty(0, matrix.dtype) for parts in groups]
 
-    def join(self, groups: Iterator[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    def join(self, groups: Iterator[NDArray[Any]]) -> NDArray[Any]:
         """The matrix again; takes one group after another."""
-        ordered = np.empty((len(self.rows), len(self.columns)), dtype)
-        current, symbols, start = -1, np.empty(0, dtype), 0
+        current, symbols, start = 0, next(groups), 0
+        ordered = np.empty((len(self.rows), len(self.columns)), symbols.dtype)
         for group, rows, columns in self._blocks():
-            while current < group:
-                current, symbols, start = current + 1, next(groups), 0
+            if current < group:  # every group has a block, be it an empty one
+                current, symbols, start = group, next(groups), 0
             height, width = rows.stop - rows.start, columns.stop - columns.start
             ordered[rows, columns] = symbols[start : start + height * width].reshape(height, width)
             start += height * width
@@ -91,7 +99,10 @@ def _ordered(matrix: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.
 
 
 def classes_along(magnitudes: NDArray[Any], axis: int, per_octave: int) -> Classes:
-    """Classes of one axis: ``per_octave`` classes for each doubling of the mean magnitude, the smallest first."""
+    """Classes of one axis: ``per_octave`` of them for each doubling of the mean magnitude, the largest first.
+
+    A group learns from those before it, and what fits large weights does less harm to small ones than the reverse.
+    """
     others = tuple(other for other in range(magnitudes.ndim) if other != axis)
     means = magnitudes.mean(axis=others, dtype=np.float64)
     overall = means.mean()

@@ -165,6 +165,12 @@ def decode(entry: Entry, payload: bytes) -> Bits:
         reader.end()
     except Damaged as error:
         raise Damaged(f"tensor {entry.name!r}: {error}") from error
+    except MemoryError as error:
+        raise Damaged(f"tensor {entry.name!r} needs more memory than there is") from error
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of the native coder; derives from nothing more special
+            raise Damaged(f"tensor {entry.name!r}: the coder gave up ({error})") from error
+        raise
     if bits.shape != entry.shape or bits.nbytes != entry.size or zlib.crc32(_flat(bits)) != entry.crc:
         raise Damaged(f"the checksum of tensor {entry.name!r} does not match")
     return bits

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroprune.base.errors import UserError
-from neuroprune.compression.npc._base import Kind
+from neuroprune.compression.npc._base import MAX_RANK, Kind
 
 if TYPE_CHECKING:
     from onnx import GraphProto, TensorProto
@@ -76,7 +76,13 @@ class Span:
 def spans_of(data: bytes, format: Format) -> list[Span]:
     """Tensors worth coding, in the order of their bytes. Raises UserError for a file that is not of its kind."""
     found = _in_onnx(data) if format == "onnx" else _in_safetensors(data)
-    return sorted((span for span in found if span.size >= _WORTH_A_SPAN), key=lambda span: span.start)
+    spans: list[Span] = []
+    for span in sorted(found, key=lambda span: span.start):
+        position = spans[-1].start + spans[-1].size if spans else 0
+        apart = span.start >= position and min(span.shape, default=0) >= 0  # else it stays in the skeleton
+        if apart and span.size >= _WORTH_A_SPAN and len(span.shape) <= MAX_RANK:
+            spans.append(span)
+    return spans
 
 
 def numpy_dtype(number: int) -> np.dtype[Any]:
@@ -181,7 +187,7 @@ def _gathered(graph: GraphProto, indices: str) -> Any:
 
 def format_of(data: bytes, name: str) -> Format:
     """Told by its beginning: safetensors has JSON after eight bytes, ONNX begins with its version."""
-    if data[8:9] == b"{":
+    if data[4:9] == b"\0\0\0\0{":
         return "safetensors"
     if data[:1] == b"\x08":
         return "onnx"

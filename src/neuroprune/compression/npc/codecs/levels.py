@@ -6,6 +6,7 @@ as they are: fewer symbols are learnt faster and decoded faster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from neuroprune.compression.npc import adaptive
 from neuroprune.compression.npc._base import CODECS, Bits, Codec, Kind, Plain, array_of, unsigned
-from neuroprune.compression.npc.classes import MOST, Classes, Grouping, classes_along
+from neuroprune.compression.npc.classes import MOST, Classes, Grouping, classes_along, may_have_classes
 from neuroprune.compression.npc.wire import Damaged, Reader, Writer
 
 #: distinct values at most; more of them are hardly worth a table
@@ -107,10 +108,10 @@ class Levels(Codec):
         values, levels = found
         plan = _plan(levels, len(values), _nearest_to_zero(values, levels, plain.kind))
         writer = Writer()
-        _write_head(writer, values, plain.kind, plan)
+        _write_head(writer, values, plan.alphabet)
         for axis in range(levels.ndim):
             writer.byte(int(plan.axes[axis].max()) if axis in plan.axes else 0)
-        words = _encode_symbols(plan, levels)
+        words = adaptive.encode(_streams(plan, levels))
         writer.count(len(words))
         writer.add(words.astype("<u4").tobytes())
         writer.add(_packed(plan.alphabet.low_bits(levels), plan.alphabet.low))
@@ -119,8 +120,8 @@ class Levels(Codec):
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
         values, alphabet = _read_head(reader, itemsize)
         highest = [reader.byte() for _ in shape]
-        if any(top >= MOST for top in highest):
-            raise Damaged(f"an axis has over {MOST} classes")
+        if any(top >= MOST for top in highest) or (any(highest) and not may_have_classes(shape)):
+            raise Damaged("an axis has too many classes")
         words = array_of(reader.take(4 * reader.count(reader.left // 4)), 4)
         symbols = _decode_symbols(words, shape, highest, alphabet)
         apart = symbols.size if alphabet.centre is None else int((symbols != alphabet.below).sum())
@@ -212,11 +213,10 @@ def _best_alphabet(levels: NDArray[Any], count: int, zero: int, axes: dict[int, 
 def _groupings(levels: NDArray[Any], zero: int) -> Iterator[dict[int, Classes]]:
     """Rows; rows and input channels; all axes: each in coarse and in fine classes."""
     magnitudes = np.abs(levels.astype(np.float32) - zero)
-    long = [axis for axis in range(levels.ndim) if levels.shape[axis] > 1]
-    for per_octave in (1, 2, 3, 4) if len(long) > 1 else ():
-        along = {axis: classes_along(magnitudes, axis, per_octave) for axis in long}
+    for per_octave in (1, 2, 3, 4) if may_have_classes(levels.shape) else ():
+        along = [classes_along(magnitudes, axis, per_octave) for axis in range(levels.ndim)]
         for chosen in sorted({(0,), (0, 1), tuple(range(levels.ndim))}):
-            yield {axis: along[axis] for axis in chosen if axis in along and along[axis].any()}
+            yield {axis: along[axis] for axis in chosen if along[axis].any()}
 
 
 def _costed(alphabet: Alphabet, levels: NDArray[Any], axes: dict[int, Classes]) -> _Plan:
@@ -227,14 +227,12 @@ def _costed(alphabet: Alphabet, levels: NDArray[Any], axes: dict[int, Classes]) 
 
 def _streams(plan: _Plan, levels: NDArray[Any]) -> list[tuple[int, list[NDArray[Any]]]]:
     """For the coder: the classes of each axis that has some, then the symbols, group by group."""
-    grouping = Grouping.of(levels.shape, plan.axes)
-    matrix = plan.alphabet.symbol(levels).reshape(len(grouping.rows), -1)
+    symbols = plan.alphabet.symbol(levels)
+    if not plan.axes:
+        return [(plan.alphabet.symbols, [symbols.ravel()])]
+    groups = Grouping.of(levels.shape, plan.axes).split(symbols.reshape(len(levels), -1))
     heads = [(int(classes.max()) + 1, [classes]) for _, classes in sorted(plan.axes.items())]
-    return [*heads, (plan.alphabet.symbols, grouping.split(matrix))]
-
-
-def _encode_symbols(plan: _Plan, levels: NDArray[Any]) -> NDArray[np.uint32]:
-    return adaptive.encode(_streams(plan, levels))
+    return [*heads, (plan.alphabet.symbols, groups)]
 
 
 def _decode_symbols(
@@ -242,18 +240,18 @@ def _decode_symbols(
 ) -> NDArray[Any]:
     decoder = adaptive.Decoder(words)
     axes = {axis: next(decoder.groups(top + 1, [shape[axis]])) for axis, top in enumerate(highest) if top}
-    grouping = Grouping.of(shape, axes)
-    dtype = np.uint8 if alphabet.symbols <= 256 else np.uint16
-    matrix = grouping.join(decoder.groups(alphabet.symbols, map(int, grouping.sizes())), dtype)
+    if axes:
+        grouping = Grouping.of(shape, axes)
+        matrix = grouping.join(decoder.groups(alphabet.symbols, map(int, grouping.sizes())))
+    else:
+        matrix = next(decoder.groups(alphabet.symbols, [math.prod(shape)]))
     decoder.end()
     return matrix
 
 
-def _write_head(writer: Writer, values: Bits, kind: Kind, plan: _Plan) -> None:
+def _write_head(writer: Writer, values: Bits, alphabet: Alphabet) -> None:
     """Flags, the number of values, the values (only the first of a range of integers), the centre."""
-    alphabet = plan.alphabet
-    steps = np.diff(values)
-    is_table = bool((steps != 1).any())
+    is_table = bool((np.diff(values) != 1).any())
     writer.byte(is_table * _TABLE + (alphabet.centre is not None) * _CENTRE + (alphabet.low << 2))
     writer.count(len(values))
     writer.add(values.tobytes() if is_table else values[:1].tobytes())
