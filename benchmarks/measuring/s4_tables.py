@@ -142,4 +142,25 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} (sd {statistics.stdev(values):.2f})"
 
 
-TABLES = {"s4-pipeline": pipeline, "s4-latency": latency, "finetuning": finetuning}
+def whole_files() -> str:
+    """E2: the coded file of the pruned, clustered int8 network beside the dense fp32 file."""
+    rows = []
+    for record in _done("whole_file.jsonl", ("network", "ratio", "k", "seed")):
+        dense, final = record["rows"]["dense"], record["rows"]["clustered"]
+        lost = (dense["right"] - final["right"]) * 100 / dense["examples"]
+        rows.append(
+            (
+                record["network"], f"{record['ratio']:g}x", str(record["k"]), str(record["seed"]),
+                f"{dense['fp32_bytes'] / 1e3:,.0f} KB",
+                f"{dense['npc_bytes'] / 1e3:,.1f} KB ({dense['fp32_bytes'] / dense['npc_bytes']:.1f}x)",
+                f"{final['npc_bytes'] / 1e3:,.1f} KB", f"{record['times_smaller']:.1f}x", f"{-lost:+.2f}",
+            )
+        )  # fmt: skip
+    head = (
+        "network", "fewer MACs", "values per tensor", "seed", "dense fp32 file", "dense int8, coded",
+        "pruned, clustered, coded", "smaller", "points to dense",
+    )  # fmt: skip
+    return table(head, rows) if rows else NOTHING
+
+
+TABLES = {"whole-files": whole_files, "s4-pipeline": pipeline, "s4-latency": latency, "finetuning": finetuning}
