@@ -20,7 +20,7 @@ from neuroprune.export import EXPORTS
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.recipe import parse_recipe
 from neuroprune.pipeline.run import run_recipe
-from neuroprune.pipeline.steps.export import INT8
+from neuroprune.pipeline.steps.export import INT8, STORED
 from neuroprune.pipeline.steps.measure import _slower
 
 HEAD = """\
@@ -40,6 +40,7 @@ TAIL = """
 def test_a_mixed_run_says_what_each_layer_got(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     steps = "  - cluster: {k: 8}\n  - export\n  - quantize: {calibration: 32, max_drop: 100, pack: true}"
+    steps += "\n  - store: {precision: bf16-weights}"
     run_recipe(parse_recipe(HEAD + steps + TAIL), tmp_path / "out")
     results: dict[str, Any] = read_json(tmp_path / "out" / "results.json")
     layers = results["quantized"]
@@ -51,6 +52,15 @@ def test_a_mixed_run_says_what_each_layer_got(tmp_path: Path) -> None:
     assert "layers int8, weights in 4 bits" in record["summary"]
     facts = read_json(next((tmp_path / "out" / "steps").glob("*-quantize")) / "record.json")["facts"]
     assert len(facts["int8"]["clusters"]) >= 9  # behind batch norms too
+    stored = next(v for v in results["variants"] if v["name"] == "compressed, stored small")
+    file = tmp_path / "out" / "artifact" / STORED
+    assert stored["size_bytes"] == file.stat().st_size
+    assert EXPORTS.get("onnx").load(file).metadata["precision"] == "bf16-weights"
+
+
+def test_an_unknown_precision_is_refused_when_the_recipe_is_read() -> None:
+    with pytest.raises(UserError, match="unknown precision"):
+        parse_recipe(HEAD + "  - export\n  - store: {precision: fp8}" + TAIL)
 
 
 @pytest.mark.parametrize("options", ["{max_drop: -1}", "{max_bytes: 0}", "{method: least}", "{weights: row}"])
@@ -82,8 +92,9 @@ def test_what_runs_in_float_is_named(tmp_path: Path) -> None:
     context.files = {INT8: tmp_path / INT8}
     assert _slower(context, {"compressed fp32": 2.0, "compressed int8": 1.0}) == []
     assert _slower(context, {"compressed fp32": 2.0}) == []
+    assert _slower(context, {"compressed fp32": 1.0, "compressed int8": 1.02}) == []
     (note,) = _slower(context, {"compressed fp32": 1.0, "compressed int8": 2.0})
-    assert "slower than fp32 on this device: 2 ms against 1 ms" in note
+    assert "Int8 is slower than fp32 on this device: 2 ms against 1 ms" in note
     assert "Erf 1" in note
 
 
