@@ -27,7 +27,7 @@ def _records(files: bool) -> list[Record]:
 
 
 def coders() -> str:
-    found = _records(files=False)
+    found = [record for record in _records(files=False) if record["nncodec"]]
     if not found:
         return NOTHING
     head = ("network", "masked", "form", "weights", "gzip", "zstd", "Huffman", "nncodec", "model.npc",
@@ -39,9 +39,9 @@ def coders() -> str:
             f"{r['ours']['bytes']:,}", f"{8 * r['ours']['bytes'] / r['weights']:.2f}",
             f"{r['ours']['bytes'] / r['nncodec']['bytes']:.3f}",
         ]
-        for r in found if r["nncodec"]
+        for r in found
     ]  # fmt: skip
-    ratios = [r["ours"]["bytes"] / r["nncodec"]["bytes"] for r in found if r["nncodec"]]
+    ratios = [r["ours"]["bytes"] / r["nncodec"]["bytes"] for r in found]
     closing = f"Over nncodec: from {min(ratios):.3f} to {max(ratios):.3f} times its bytes. {_made_with(found)}"
     return table(head, rows) + "\n\n" + closing
 
@@ -83,6 +83,8 @@ def files() -> str:
 
 
 def fuzz() -> str:
+    if not (RESULTS / "fuzz_npc.json").exists():
+        return NOTHING
     found: dict[str, Any] = read_json(RESULTS / "fuzz_npc.json")
     outcomes = found["outcomes"]
     kinds = sorted({key.split(": ")[0] for key in outcomes})

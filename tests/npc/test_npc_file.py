@@ -206,8 +206,8 @@ def test_overlapping_tensors_of_a_strange_source_stay_in_the_skeleton(tmp_path: 
 
 
 def test_an_encoder_that_errs_is_caught_when_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    codec, _ = verbs.smallest(verbs.Plain(np.zeros(9, np.uint8), "unsigned"))
-    monkeypatch.setattr(verbs, "smallest", lambda plain: (codec, b"\1"))
+    codec, _ = verbs.best_codec(verbs.Plain(np.zeros(9, np.uint8), "unsigned"))
+    monkeypatch.setattr(verbs, "best_codec", lambda plain: (codec, b"\1"))
     with pytest.raises(Damaged, match="does not match"):  # not the user's fault: a bug, and reported as one
         neuroprune.pack({"x": np.zeros(900, np.uint8)}, tmp_path / "x.npc")
     assert not (tmp_path / "x.npc").exists()

@@ -14,11 +14,12 @@ from neuroprune.cli.options import guarded
 def pack(
     source: Annotated[Path, typer.Argument(help="An ONNX or safetensors file.")],
     to: Annotated[Path, typer.Option(help="The coded file.")] = Path("model.npc"),
+    smallest: Annotated[bool, typer.Option("--smallest", help="Up to 1 % smaller, slower to decode.")] = False,
 ) -> None:
     """Code a network's file; nothing is lost."""
     from neuroprune.compression import npc
 
-    report = npc.pack(source, to)
+    report = npc.pack(source, to, smallest=smallest)
     taken = ", ".join(f"{count} {name}" for name, count in report.codecs.items()) or "none"
     typer.echo(
         f"{to}: {report.source_bytes:,} -> {report.target_bytes:,} bytes, {report.ratio:.2f} times smaller\n"

@@ -106,7 +106,8 @@ class Levels(Codec):
         if found is None:
             return None
         values, levels = found
-        plan = _plan(levels, len(values), _nearest_to_zero(values, levels, plain.kind))
+        tolerance = _FOR_SPEED if plain.fast and levels.size >= _LARGE else 0.0
+        plan = _plan(levels, len(values), _nearest_to_zero(values, levels, plain.kind), tolerance)
         writer = Writer()
         _write_head(writer, values, plan.alphabet)
         for axis in range(levels.ndim):
@@ -193,20 +194,25 @@ def _nearest_to_zero(values: Bits, levels: NDArray[Any], kind: Kind) -> int:
     return int(np.argmin([abs(int(key) - zero) for key in _keys(values, kind)]))
 
 
-def _plan(levels: NDArray[Any], count: int, zero: int) -> _Plan:
-    """The cheapest alphabet for ungrouped weights, the cheapest grouping for it, and an alphabet for that."""
-    best = _best_alphabet(levels, count, zero, {})
+def _plan(levels: NDArray[Any], count: int, zero: int, tolerance: float) -> _Plan:
+    """The cheapest alphabet for ungrouped weights, the cheapest grouping for it, and an alphabet for that.
+
+    ``tolerance``: so much more may be taken by an alphabet of fewer symbols.
+    """
+    best = _best_alphabet(levels, count, zero, tolerance, {})
     for axes in _groupings(levels, zero):
         best = min(best, _costed(best.alphabet, levels, axes), key=lambda plan: plan.cost)
-    return _best_alphabet(levels, count, zero, best.axes) if best.axes else best
+    return _best_alphabet(levels, count, zero, tolerance, best.axes) if best.axes else best
 
 
-def _best_alphabet(levels: NDArray[Any], count: int, zero: int, axes: dict[int, Classes]) -> _Plan:
+def _best_alphabet(
+    levels: NDArray[Any], count: int, zero: int, tolerance: float, axes: dict[int, Classes]
+) -> _Plan:
     alphabets = [Alphabet(count)]
     if count > _SMALL:
         alphabets = [Alphabet(count, low, centre) for low, centre in product(_LOW_BITS, (None, zero))]
     plans = [_costed(alphabet, levels, axes) for alphabet in alphabets]
-    most = min(plan.cost for plan in plans) * (1 + _FOR_SPEED * (levels.size >= _LARGE))
+    most = min(plan.cost for plan in plans) * (1 + tolerance)
     return min((plan for plan in plans if plan.cost <= most), key=lambda plan: (plan.alphabet.symbols, plan.cost))
 
 
