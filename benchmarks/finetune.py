@@ -64,6 +64,7 @@ RECIPES = {
     "lossless": Recipe(_SGD),
     "lossless-soft": Recipe(replace(_SGD, distill=Distill(4.0, 1.0))),
     "lossless-features": Recipe(replace(_SGD, distill=Distill(4.0, 0.9, 1.0), precision="fp32")),
+    "gentle": Recipe(replace(_SGD, lr=1e-3, warmup_epochs=0.5)),
     "copies": Recipe(_SGD, copies=True),
 }
 
