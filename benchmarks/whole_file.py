@@ -4,11 +4,12 @@
     python benchmarks/whole_file.py --networks resnet20 --ratios 1.37 --ks 8
     python benchmarks/tables.py                                    # docs/size.md from the records
 
-From the network that `finetune.py` ends with (recipe ``lossless``): k-means leaves ``k`` values per tensor,
-which are trained for a few epochs with the dense network as teacher; export, int8, `model.npc`. What is judged
-is the file that comes out of unpacking, in ONNX Runtime, on the 1,017 lossless test images; nothing is chosen
-on them. Beside it the dense network's own files and those of the pruned network without k-means. One line of
-JSON per (network, ratio, k, seed) in benchmarks/results/whole_file.jsonl. E1, VGG-16, comes out of `s4.py`.
+The label-free result of `finetune.py`: pruned, refitted, reconstructed and distilled without labels. Then
+k-means leaves ``k`` values per tensor, which are trained for a few epochs on the same training images, still
+without labels; export, int8, `model.npc`. What is judged is the file that comes out of unpacking, in ONNX
+Runtime, on the 1,017 lossless test images; nothing is chosen on them. Beside it the dense network's own files
+and those of the pruned network without k-means. One line of JSON per (network, ratio, k, seed) in
+benchmarks/results/whole_file.jsonl. E1, VGG-16, comes out of `s4.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune import RECIPES, scaled, training, tuned
+from finetune import label_free, scaled, training
 from measuring import cifar
 from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
@@ -36,7 +37,7 @@ from neuroprune.devices.facts import machine_facts
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.steps.quantize import clustered
-from neuroprune.recover.fit import FitConfig, fit
+from neuroprune.recover.fit import Distill, FitConfig, fit
 from neuroprune.recover.held_clusters import HeldClusters
 from neuroprune.tasks.batches import TensorBatches
 from neuroprune.tasks.task import Task
@@ -44,8 +45,8 @@ from neuroprune.tasks.task import Task
 FILE = RESULTS / "whole_file.jsonl"
 KEY = ("network", "ratio", "k", "seed")
 CELLS = (("resnet56", 2.1, 16), ("resnet56", 2.1, 8), ("resnet20", 1.37, 16), ("resnet20", 1.37, 8))
-#: of the values that k-means found; the rate is for sums of gradients
-VALUES = FitConfig(5, lr=1e-3, weight_decay=0.0, distill=RECIPES["lossless"].config.distill)
+#: of the values that k-means found, without labels; the rate is for sums of gradients
+VALUES = FitConfig(5, lr=1e-3, weight_decay=0.0, distill=Distill(4.0, 1.0))
 
 
 def trained(model: nn.Module, teacher: nn.Module, seed: int, config: FitConfig, hook: HeldClusters) -> None:
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace, report: Report) -> None:
     network, ratio, k, seed = options.networks[0], options.ratios[0], options.ks[0], options.seeds[0]
     dense, calibration = MODELS[network].load(), MODELS[network].calibration(seed)
     began = time.process_time()
-    model = tuned(network, ratio, "lossless", seed)[0]
+    model = label_free(network, ratio, seed)[0]
     before = copy.deepcopy(model)
     found = cluster_weights(model, k=k)
     report.tell(stage="values")
