@@ -83,12 +83,13 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch) -> None:
         "tokens": torch.randn(2, 5, 6),
     }
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         exec(block, names)  # the documents' own code, not somebody's input
     assert names["result"].verification.exact
     assert Path("runs/exported/model.pt2").is_file()
     assert names["fresh_model"][0].out_features == 16
+    assert names["report"].after < names["report"].before
     assert names["thin"].model[0].out_features < names["model"][0].out_features
     assert (names["fewer"].num_heads, names["fewer"].qkv.out_features) == (2, 48)
     assert names["model"][0].out_features == names["ema"].module[0].out_features == 22
