@@ -158,7 +158,7 @@ def whole_files() -> str:
         )  # fmt: skip
     head = (
         "network", "fewer MACs", "values per tensor", "seed", "dense fp32 file", "dense int8, coded",
-        "pruned, clustered, coded", "smaller", "points to dense",
+        "pruned, clustered, coded", "smaller", "points to dense int8",
     )  # fmt: skip
     return table(head, rows) if rows else NOTHING
 

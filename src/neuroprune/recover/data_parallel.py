@@ -26,6 +26,7 @@ from neuroprune.base.errors import Interrupted, UserError
 from neuroprune.pruning.plan import Plan
 from neuroprune.pruning.tensors import named_tensors
 from neuroprune.recover.batch_gradient import BatchGradient, BatchResult, batch_gradient, train_mode
+from neuroprune.recover.collective import gone, together
 from neuroprune.recover.computing import in_each
 from neuroprune.recover.config import FitConfig
 from neuroprune.recover.global_batch_norm import global_statistics
@@ -62,7 +63,7 @@ class Team:
 
     def _scattered(self, messages: list[Any]) -> Any:
         mine: list[Any] = [None]
-        with _talking():
+        with together():
             torch.distributed.scatter_object_list(mine, messages if self.rank == 0 else None, 0, self._words)
         return mine[0]
 
@@ -70,7 +71,7 @@ class Team:
         """The first process's values into everybody's tensors, in place."""
         for alike in _by_type(tensors):
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
-            with _talking():
+            with together():
                 torch.distributed.broadcast(flat, 0)
             if self.rank:
                 _into(alike, flat)
@@ -79,7 +80,7 @@ class Team:
         """The sum over all processes into everybody's tensors, in place."""
         for alike in _by_type(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            with _talking():
+            with together():
                 torch.distributed.all_reduce(flat)
             _into(alike, flat)
 
@@ -93,7 +94,7 @@ def _state() -> Any:
             where="torchrun",
             mend="pip install 'neuroprune[distributed]', or run without torchrun",
         ) from error
-    with _talking():
+    with together():
         return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
@@ -135,24 +136,7 @@ def gathered(prepare: Callable[[], Any], threads: int) -> Iterator[bool]:
 
 
 def _terminated(*_: Any) -> NoReturn:
-    raise _gone()
-
-
-def _gone() -> Interrupted:
-    return Interrupted(
-        "a process that shared the training is gone; whole epochs are kept",
-        where=f"process {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}",
-        mend="look at its own message above; start torchrun again with --resume",
-    )
-
-
-@contextmanager
-def _talking() -> Iterator[None]:
-    """A collective operation fails with a bare RuntimeError when another process is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise _gone() from error
+    raise gone()
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neuroprune.recover.collective import together
+
 
 @contextmanager
 def global_statistics(model: nn.Module) -> Iterator[None]:
@@ -68,15 +70,18 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        torch.distributed.all_reduce(total)
-        return total
+        return _added_up(tensor)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
+        return _added_up(gradient.contiguous())
+
+
+def _added_up(tensor: Tensor) -> Tensor:
+    total = tensor.clone()
+    with together():
         torch.distributed.all_reduce(total)
-        return total
+    return total
 
 
 def _summed(tensor: Tensor) -> Tensor:
