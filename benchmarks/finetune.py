@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py                      # what is not yet measured
     python benchmarks/finetune.py --ratios 2.1 --recipes lossless --seeds 0
-    python benchmarks/tables.py                        # docs/results.md from the records
+    python benchmarks/tables.py                        # docs/s4.md from the records
 
 The cut and its label-free recovery are those of `training_free.py` (calibration subset = seed), made once per
 machine. Then at most 15 epochs with labels and the dense network as teacher, the last epoch counts, nothing is
@@ -27,8 +27,7 @@ import torch
 from measuring import cifar
 from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from training_free import CHOICE, DISTILL, MODELS, RECONSTRUCT, Judge
 
 from neuroprune.base.files import load_tensors, read_json, save_tensors, write_json
@@ -41,6 +40,7 @@ from neuroprune.recover.fit import Distill, FitConfig, fit
 from neuroprune.recover.reconstruct import ReconstructConfig
 from neuroprune.recover.statistics import reestimate_batch_norm
 from neuroprune.tasks.batches import TensorBatches
+from neuroprune.tasks.datasets._images import Normalise, Shift
 from neuroprune.tasks.task import Task
 
 FILE = RESULTS / "finetune.jsonl"
@@ -62,11 +62,13 @@ _SGD = FitConfig(
 )  # fmt: skip
 RECIPES = {
     "lossless": Recipe(_SGD),
-    "lossless-soft": Recipe(replace(_SGD, distill=Distill(4.0, 1.0))),
-    "lossless-features": Recipe(replace(_SGD, distill=Distill(4.0, 0.9, 1.0), precision="fp32")),
     "gentle": Recipe(replace(_SGD, lr=1e-3, warmup_epochs=0.5)),
     "copies": Recipe(_SGD, copies=True),
 }
+
+
+#: as the pretrained networks were trained; images stay uint8 in memory
+SCALED = Normalise(1 / 255, cifar.MEAN, cifar.STD)
 
 
 def label_free(network: str, ratio: float, seed: int) -> tuple[nn.Module, Plan]:
@@ -90,22 +92,6 @@ def label_free(network: str, ratio: float, seed: int) -> tuple[nn.Module, Plan]:
     return model.eval(), plan
 
 
-def moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 [n, 3, 32, 32]: each mirrored or not and moved by up to four pixels, on its own."""
-    count = len(images)
-    padded = functional.pad(images, (4, 4, 4, 4))
-    rows, columns = torch.randint(0, 9, (2, count, 1), generator=generator)
-    across = columns + torch.arange(32)
-    across = torch.where(torch.rand(count, 1, generator=generator) < 0.5, across.flip(1), across)
-    down = rows + torch.arange(32)
-    every = torch.arange(count)[:, None, None, None]
-    return padded[every, torch.arange(3)[None, :, None, None], down[:, None, :, None], across[:, None, None, :]]
-
-
-def scaled(images: Tensor) -> Tensor:
-    return cifar.normalised(images.permute(0, 2, 3, 1).numpy())
-
-
 def training(copies: bool, seed: int) -> TensorBatches:
     held = np.load(cifar.DATA / "cifar10" / "cifar10_lossless.npz")
     images, labels = (
@@ -113,8 +99,20 @@ def training(copies: bool, seed: int) -> TensorBatches:
     )
     stored = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return TensorBatches(
-        (stored, torch.from_numpy(labels)), BATCH, shuffle=True, seed=seed, transform=scaled, augment=moved
+        (stored, torch.from_numpy(labels)),
+        BATCH,
+        shuffle=True,
+        seed=seed,
+        transform=SCALED,
+        augment=Shift(4, flip=True),
     )
+
+
+def task_of(train: TensorBatches) -> Task:
+    """The last epoch counts, so what `fit` validates on (256 training images) decides nothing."""
+    held = tuple(tensor[:256] for tensor in train.tensors)
+    few = TensorBatches(held, 256, shuffle=False, seed=0, transform=SCALED)
+    return Task("images", train, few, few, (SCALED(held[0][:2]),))
 
 
 def tuned(network: str, ratio: float, name: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -124,10 +122,8 @@ def tuned(network: str, ratio: float, name: str, seed: int) -> tuple[nn.Module, 
     model, plan = label_free(network, ratio, seed)
     if not (folder / "facts.json").exists():
         began, train, teacher = time.process_time(), training(recipe.copies, seed), MODELS[network].load()
-        held = tuple(tensor[:256] for tensor in train.tensors)
-        few = TensorBatches(held, 256, shuffle=False, seed=0, transform=scaled)
-        task, config = Task("images", train, few, few, (scaled(held[0][:2]),)), replace(recipe.config, seed=seed)
-        records = fit(model, task, config, teacher=teacher, plan=plan, checkpoint=folder / "checkpoint")
+        config = replace(recipe.config, seed=seed)
+        records = fit(model, task_of(train), config, teacher=teacher, plan=plan, checkpoint=folder / "checkpoint")
         if recipe.copies:
             reestimate_batch_norm(model, cifar.lossless()[0].split(256))
         save_tensors(folder / "weights.safetensors", model.state_dict())

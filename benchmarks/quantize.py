@@ -92,7 +92,7 @@ def make(way: str, subject: Subject, source: Path, target: Path) -> dict[str, An
     if kind == "stored":
         return store(source, target, **options).to_json()
     if kind == "mixed":
-        found = mixed_precision(source, target, data, **options)
+        found = mixed_precision(source, target, data, auto=True, **options)
         kinds = [layer.precision for layer in found.layers]
         worst = [[layer.layer, layer.int8] for layer in found.layers[:5]]
         return {"precisions": {k: kinds.count(k) for k in kinds}, "missed": found.missed, "worst": worst,

@@ -2,7 +2,7 @@
 
     python benchmarks/s4.py                                  # what is not yet measured; hours, resumed anywhere
     python benchmarks/s4.py --networks vgg16 --seeds 0 --parts pipeline
-    python benchmarks/tables.py                              # docs/results.md from the records
+    python benchmarks/tables.py                              # docs/s4.md from the records
 
 ``dense``: the network that the recipe's first step trains (once per machine, see `measuring/trained.py`);
 ``pipeline``: the recipe from there; ``files``: its files and the dense network's, fp32 and int8, timed in turns
@@ -19,7 +19,6 @@ import copy
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from neuroprune.devices.facts import machine_facts
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.run import run_recipe
-from neuroprune.pipeline.training import FitOptions
+from neuroprune.pipeline.steps.finetune import FinetuneConfig
 from neuroprune.recover.fit import Distill, fit
 
 FILE = RESULTS / "s4.jsonl"
@@ -67,7 +66,7 @@ def pipeline_part(network: str, profile: str, seed: int) -> dict[str, Any]:
     return {
         "cpu_s_of_last_run": time.process_time() - began,
         "table": results["table"], "weights": results["weights"], "curves": results["curves"],
-        "verdict": results["verdict"]["text"], "chosen": results["weights"] and _chosen(results),
+        "verdict": results["verdict"]["text"], "chosen": _chosen(results),
         "steps": [{key: step[key] for key in ("name", "seconds", "summary")} for step in results["steps"]],
     }  # fmt: skip
 
@@ -106,11 +105,13 @@ def control_part(network: str, profile: str, seed: int) -> dict[str, Any]:
     """The dense network with the epochs and options of the recipe's fine-tuning, its former self as teacher."""
     weights, _ = train(network, seed, profile)
     options = next(call.config for call in recipe_of(network, profile).steps if call.name == "finetune")
-    assert isinstance(options, FitOptions)
+    assert isinstance(options, FinetuneConfig)
     model, task = untrained(network, seed), jpeg_task(seed)
     model.load_state_dict(load_tensors(weights))
-    teaching = bool(options.model_dump()["distill"])
-    config = replace(options.fit_config(seed, options.epochs, Distill() if teaching else None))
+    teaching = options.distill
+    config = options.fit_config(
+        seed, options.epochs, Distill(options.temperature, options.alpha) if teaching else None
+    )
     records = fit(
         model, task, config, teacher=copy.deepcopy(model) if teaching else None,
         checkpoint=work_of(network, profile, seed, "control"), progress=Log(),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune import label_free, scaled, training
+from finetune import label_free, task_of, training
 from measuring import cifar
 from measuring.children import Report, add_sweep_options, run_child, sweep_or_one
 from measuring.records import RESULTS, Records, commit, to_do, versions
@@ -39,24 +39,12 @@ from neuroprune.export.compare import OnnxModule
 from neuroprune.pipeline.steps.quantize import clustered
 from neuroprune.recover.fit import Distill, FitConfig, fit
 from neuroprune.recover.held_clusters import HeldClusters
-from neuroprune.tasks.batches import TensorBatches
-from neuroprune.tasks.task import Task
 
 FILE = RESULTS / "whole_file.jsonl"
 KEY = ("network", "ratio", "k", "seed")
 CELLS = (("resnet56", 2.1, 16), ("resnet56", 2.1, 8), ("resnet20", 1.37, 16), ("resnet20", 1.37, 8))
 #: of the values that k-means found, without labels; the rate is for sums of gradients
 VALUES = FitConfig(5, lr=1e-3, weight_decay=0.0, distill=Distill(4.0, 1.0))
-
-
-def trained(model: nn.Module, teacher: nn.Module, seed: int, config: FitConfig, hook: HeldClusters) -> None:
-    train = training(False, seed)
-    few = TensorBatches(
-        (train.tensors[0][:256], train.tensors[1][:256]), 256, shuffle=False, seed=0, transform=scaled
-    )
-    task = Task("images", train, few, few, (scaled(train.tensors[0][:2]),))
-    fit(model, task, replace(config, seed=seed), teacher=teacher, hook=hook)
-    model.eval()
 
 
 def packed(model: nn.Module, folder: Path, calibration: list[Tensor]) -> dict[str, Any]:
@@ -86,7 +74,9 @@ def measure(options: argparse.Namespace, report: Report) -> None:
     before = copy.deepcopy(model)
     found = cluster_weights(model, k=k)
     report.tell(stage="values")
-    trained(model, dense, seed, VALUES, HeldClusters(model, [book.tensors for book in found.books]))
+    hook = HeldClusters(model, [book.tensors for book in found.books])
+    fit(model, task_of(training(False, seed)), replace(VALUES, seed=seed), teacher=dense, hook=hook)
+    model.eval()
     seconds = time.process_time() - began
     with tempfile.TemporaryDirectory() as name:
         rows = {}

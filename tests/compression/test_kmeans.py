@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,12 +130,22 @@ def test_nearest_keeps_the_shape_and_counts_beyond_a_byte() -> None:
     assert nearest(np.empty((0, 3), np.float32), np.arange(3.0)).shape == (0, 3)
 
 
-def test_sorted_once_for_every_k() -> None:
+def test_sorted_once_for_every_k(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).normal(size=2000).astype(np.float32)
-    line = SortedValues(values)
+    line, sort, sizes = SortedValues(values), np.sort, list[int]()
+
+    def counted(array: np.ndarray, *args: Any, **options: Any) -> np.ndarray:
+        sizes.append(np.size(array))
+        return sort(array, *args, **options)
+
+    monkeypatch.setattr(np, "sort", counted)
     assert line.distinct == len(np.unique(values))
-    for k in (2, 7, 100):
-        assert np.array_equal(line.centroids(k), kmeans_1d(values, k))
+    sizes.clear()
+    found = {k: line.centroids(k) for k in (2, 7, 100)}
+    assert max(sizes, default=0) < len(values)
+    assert all(np.array_equal(centroids, kmeans_1d(values, k)) for k, centroids in found.items())
+    errors = [inertia(values, centroids) for centroids in found.values()]
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
 
 
 def test_more_clusters_never_do_worse() -> None:

@@ -147,13 +147,21 @@ def test_packing_within_an_accuracy_budget(exported: Exported, tmp_path: Path) -
         judged.append(path)
         return float(path.stat().st_size)
 
-    drop = exported.fp32.stat().st_size - (exported.int8.stat().st_size - 200)
+    plain, least = (
+        quantize_onnx(exported.fp32, tmp_path / "q.onnx", [(X,)], weight_bits=bits).target_bytes  # type: ignore[arg-type]
+        for bits in (8, 4)
+    )
+    drop = float(exported.fp32.stat().st_size - (least + (plain - least) // 8))  # nearly all of them
     found = mixed_precision(
-        exported.fp32, tmp_path / "m.onnx", [(X,)], judge=judge, max_drop=float(drop), pack=True, settings=PLAIN
+        exported.fp32, tmp_path / "m.onnx", [(X,)], judge=judge, max_drop=drop, pack=True, settings=PLAIN
     )
     assert judged[0] == exported.fp32
+    packed = sum("4 bits" in error.precision for error in found.layers)
+    assert 0 < packed < sum(error.packed is not None for error in found.layers)
     assert found.fp32 - found.metric <= drop
-    assert found.to_json()["metric"] == found.metric
+    further = {packs: metric for floats, packs, metric in found.tried if floats == 0}
+    assert found.fp32 - further[packed + 1] > drop  # one more would have been too many
+    assert (tmp_path / "m.onnx").stat().st_size == found.metric
 
 
 @pytest.mark.parametrize("options", [{"max_drop": -1.0}, {"max_drop": float("nan")}, {"max_bytes": 0}])

@@ -53,7 +53,7 @@ def test_quantized_is_what_quantize_and_dequantize_linear_do() -> None:
 @pytest.mark.parametrize("kind", ["normal", "relu", "outlier", "negative"])
 def test_mse_is_the_best_of_all_candidates(kind: str, symmetric: bool) -> None:
     rng = np.random.default_rng(1)
-    values = rng.normal(size=4000)
+    values = rng.normal(size=400_000 if kind == "outlier" else 4000)
     if kind == "relu":
         values = np.maximum(values, 0)
     if kind == "outlier":
@@ -69,8 +69,8 @@ def test_mse_is_the_best_of_all_candidates(kind: str, symmetric: bool) -> None:
         ways = list(itertools.product(low * _SHARES, high * _SHARES))
     least = min(error(values, a, b, symmetric) for a, b in ways)
     assert error(values, *found, symmetric) <= 1.02 * least  # the histogram knows values to half a bin
-    if kind == "outlier":  # three rare values are not worth the resolution of all others
-        assert error(values, *found, symmetric) <= 1.02 * error(values, low, high, symmetric)
+    if kind == "outlier":  # one rare value is not worth the resolution of all others
+        assert error(values, *found, symmetric) < 0.7 * error(values, low, high, symmetric)
 
 
 def test_percentile_cuts_off_a_single_outlier_in_two_hundred_thousand() -> None:

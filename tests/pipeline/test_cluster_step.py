@@ -61,6 +61,18 @@ def test_the_weights_have_so_many_values_and_keep_their_zeros(finished: Path) ->
     assert zeros > 100
 
 
+def test_values_are_trained_and_which_weight_has_which_is_not(finished: Path, tmp_path: Path) -> None:
+    """Beside the same run without the training: the same partition of the weights, other values."""
+    rounds = "{granularity: weight, rounds: 1, fraction: 0.4, lambda_weight: 1000, epochs: 1}"
+    masked = f"  - initialise: {{granularity: weight}}\n  - rounds: {rounds}\n"
+    run_recipe(recipe("k: 4, scope: layer", masked), tmp_path / "out")
+    trained, found = weights(finished, "04-cluster"), weights(tmp_path / "out", "04-cluster")
+    for name, tensor in trained.items():
+        pairs = torch.stack([tensor.flatten(), found[name].flatten()]).unique(dim=1)
+        assert pairs.shape[1] == len(tensor.unique()) == len(found[name].unique()), name
+        assert not torch.equal(tensor, found[name]), name
+
+
 def test_results_hold_every_layer_and_the_network(finished: Path) -> None:
     (found,) = read_json(finished / "results.json")["clusters"]
     before, after = weights(finished, "03-rounds"), weights(finished, "04-cluster")

@@ -112,13 +112,41 @@ def test_training_on_the_grid_keeps_masks_and_clusters_to_the_file(tmp_path: Pat
         assert (trained[name][mask == 0] == 0).all(), name
     file = onnx.load(next(folders.glob("*-quantize")) / INT8)
     integers = [numpy_helper.to_array(t) for t in file.graph.initializer]
-    assert all(t.unique().numel() <= 8 for t in trained.values() if t.dim() == 4)
-    checked = 0
-    for array in integers:
-        if array.dtype == np.int8 and array.ndim == 4:
-            assert len(np.unique(np.abs(array))) <= 8
-            checked += 1
-    assert checked >= 9
+    kernels = [a for a in integers if a.dtype == np.int8 and a.ndim == 4]
+    left = [t.numpy() for t in trained.values() if t.dim() == 4]
+    assert len(kernels) == len(left) >= 9
+    for kernel in kernels:  # equal weights are equal integers, the sign of a channel is batch norm's
+        alike = [t for t in left if t.shape == kernel.shape and _as_clustered(kernel, t)]
+        assert alike, kernel.shape
+
+
+def _as_clustered(kernel: np.ndarray, weight: np.ndarray) -> bool:
+    """Each channel of ``kernel`` is a function of the weights' values, the same for all but for its sign."""
+    values = np.unique(weight)
+    table = dict.fromkeys(values.tolist())
+    for ours, theirs in zip(kernel, weight, strict=True):
+        for value in np.unique(theirs):
+            found = np.unique(ours[theirs == value])
+            if len(found) > 1 or (value == 0 and found[0] != 0):
+                return False
+            known = table[value]
+            if known is not None and abs(int(found[0])) != known:
+                return False
+            table[value] = abs(int(found[0]))
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("max_drop: 1, weight_bits: 4", "leave weight_bits and ranges out"),
+        ("max_bytes: 9000, ranges: learned", "leave weight_bits and ranges out"),
+        ("pack: true", "give max_drop"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        parse_recipe(f"{HEAD}  - export\n  - quantize: {{{options}}}{TAIL}")
 
 
 def test_learned_ranges_need_a_step_that_learns_them(tmp_path: Path) -> None:

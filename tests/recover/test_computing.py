@@ -33,20 +33,21 @@ def test_channels_last_gives_the_same_losses_and_hands_back_plain_tensors() -> N
     assert all(p.is_contiguous() for p in model.parameters())
 
 
-def test_channels_last_reaches_the_kernels() -> None:
-    seen: list[bool] = []
+@pytest.mark.parametrize("asked", [True, False])
+def test_channels_last_reaches_the_kernels(asked: bool) -> None:
+    """Of a layer with several channels: with one, both layouts are the same."""
+    seen: set[tuple[bool, bool]] = set()
     model = tiny_resnet(4)
-    model.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
-    )
-    stem = model.get_submodule("stem.0")
-    assert isinstance(stem, nn.Conv2d)
-    stem.register_forward_pre_hook(
-        lambda layer, _: seen.append(layer.weight.is_contiguous(memory_format=torch.channels_last))
-    )
-    fit(model, load_task("digits", limit=100), FitConfig(1, channels_last=True))
-    assert seen
-    assert all(seen)
+    conv = model.get_submodule("blocks.0.conv1")
+    assert isinstance(conv, nn.Conv2d)
+
+    def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        tensors = [conv.weight] if not layer.training else [conv.weight, args[0]]
+        seen.update((t.is_contiguous(), t.is_contiguous(memory_format=torch.channels_last)) for t in tensors)
+
+    conv.register_forward_pre_hook(look)
+    fit(model, load_task("digits", limit=100), FitConfig(1, channels_last=asked))
+    assert seen == {(not asked, asked)}
 
 
 def test_bfloat16_computes_the_products_and_nothing_else() -> None:

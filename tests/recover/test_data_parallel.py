@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from neuroprune.base.files import read_json
+from neuroprune.tasks.load import load_task
 
 pytestmark = pytest.mark.extras
 pytest.importorskip("accelerate")
@@ -31,6 +33,9 @@ class Net(nn.Module):
         self.unused = nn.Linear(3, 3)
 
     def forward(self, x):
+        if self.training:
+            import os, sys
+            print(f"rank {os.environ.get('RANK', '0')} has {len(x)}", file=sys.stderr)
         return self.head(self.norm(self.body(x).mean((2, 3))))
 
 def slow():
@@ -47,7 +52,6 @@ def closed():
     net.register_forward_hook(lambda module, args, out: out)
     return net
 """
-# 21 batches, the last of 5 examples: pieces of two and three
 RECIPE = """
 name: shared
 threads: 1
@@ -61,6 +65,10 @@ steps:
   - cut
   - finetune: {{epochs: 2, distill: true}}
 """
+
+
+#: training examples of the digits
+SAMPLES = load_task("digits").train.samples
 
 
 def _prepared(folder: Path, net: str = "Net", epochs: int = 3) -> Path:
@@ -102,6 +110,12 @@ def test_two_processes_draw_the_curve_of_one_and_only_the_first_writes(tmp_path:
             assert [e[key] for e in two] == pytest.approx([e[key] for e in one], rel=2e-4)
         assert [e["train_metric"] for e in two] == pytest.approx([e["train_metric"] for e in one], abs=0.3)
     assert _files(both) == _files(alone)
+    had = {rank: [int(n) for n in re.findall(rf"rank {rank} has (\d+)", done.stderr)] for rank in (0, 1)}
+    last = SAMPLES % 50
+    epoch = [25] * (SAMPLES // 50) + [last - last // 2]
+    assert had[1] == epoch * 5  # three epochs and two; the first process also proves its cut in training mode
+    assert had[0].count(25) >= 5 * (SAMPLES // 50)
+    assert had[0].count(last // 2) >= 5
 
 
 def test_a_killed_process_ends_the_run_with_a_message_and_resume_goes_on(tmp_path: Path) -> None:

@@ -157,8 +157,11 @@ def test_under_masks_zeros_stay_and_values_move() -> None:
 
 def test_early_stopping_goes_back_to_a_clustered_network() -> None:
     model, report = clustered()
-    records = fit(model, task(), FitConfig(6, lr=0.3, patience=1), hook=hook_of(model, report))
-    assert records
+    records = fit(model, task(), FitConfig(30, lr=0.6, patience=3), hook=hook_of(model, report))
+    assert len(records) < 30  # it stopped
+    best = max(records, key=lambda record: record.val_metric)
+    assert records[-1].val_metric < best.val_metric
+    assert task().evaluate(model, task().val) == best.val_metric
     assert all(len(p.unique()) <= 4 for p in model.parameters() if p.dim() > 1)
 
 

@@ -25,7 +25,7 @@ def test_weights_are_drawn_as_shares_of_the_dense_layer() -> None:
     assert section is not None
     lead = str(section.values["lead"])
     assert "12 KB are 6 KB after pruning and 1.5 KB in the file" in lead
-    assert "2,700 distinct numbers are 9 (300x fewer)" in lead
+    assert "2,700 distinct numbers are 9 (300\N{MULTIPLICATION SIGN} fewer)" in lead
     assert "would leave 200" in lead
     (chart,) = section.values["charts"]  # type: ignore[misc]
     bars = {trace["name"]: trace["x"] for trace in chart.figure["data"] if trace["type"] == "bar"}

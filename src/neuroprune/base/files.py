@@ -146,7 +146,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _cannot_read(path, error.strerror or str(error)) from error
+        raise cannot_read(path, error.strerror or str(error)) from error
     except ValueError as error:  # also bytes that are no text
         raise UserError(
             f"{path.name} is not valid JSON: {error}",
@@ -163,7 +163,7 @@ def beginning(path: Path) -> str:
     return f"{path.stat().st_size:,} bytes, which begin with {head!r}" if head else "0 bytes"
 
 
-def _cannot_read(path: Path, reason: str) -> UserError:
+def cannot_read(path: Path, reason: str) -> UserError:
     here = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     guess = nearest(path.name, here) if path.name not in here else None
     return UserError(
@@ -191,9 +191,9 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Raises UserError when the file is absent, truncated or not safetensors."""
     if path.is_dir():
-        raise _cannot_read(path, "it is a folder")
+        raise cannot_read(path, "it is a folder")
     if not path.is_file():
-        raise _cannot_read(path, "there is no such file")
+        raise cannot_read(path, "there is no such file")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,12 +11,19 @@ from neuroprune.cli.options import (
     Args,
     BatchSize,
     Data,
+    EachLevel,
+    Examples,
+    Int8,
     Keep,
     Labels,
+    Levels,
     Limit,
+    Lose,
     Model,
     Out,
     Resize,
+    ShareOf,
+    Threads,
     Weights,
     guarded,
 )
@@ -27,26 +33,22 @@ from neuroprune.cli.options import (
 def cascade(
     model: Model,
     data: Data,
-    levels: Annotated[
-        str, typer.Option(help="Shares of the dense network's cost, ascending; 1: the dense network itself.")
-    ] = "0.15,0.4,1",
+    levels: Levels = "0.15,0.4,1",
     out: Out = None,
     weights: Weights = None,
     arg: Args = None,
     labels: Labels = "use",
-    budget: Annotated[str, typer.Option(help="What the shares are of. See: neuroprune list budgets")] = "macs",
-    recover: Annotated[
-        str, typer.Option(help="How far each level is recovered: none, closed-form, reconstruct, distill")
-    ] = "closed-form",
-    lose: Annotated[str, typer.Option(help="Points of accuracy that operating points may lose.")] = "0,1",
-    int8: Annotated[bool, typer.Option("--int8", help="Levels in static int8.")] = False,
+    budget: ShareOf = "macs",
+    recover: EachLevel = "closed-form",
+    lose: Lose = "0,1",
+    int8: Int8 = False,
     keep: Keep = None,
-    examples: Annotated[int, typer.Option(help="Training examples that calibrate, without labels.")] = 2048,
+    examples: Examples = 2048,
     resize: Resize = None,
     batch_size: BatchSize = 64,
     limit: Limit = None,
     seed: int = 0,
-    threads: Annotated[int, typer.Option(help="Threads.")] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Cut nested networks that run as a cascade: the small one first, larger ones where it is not sure."""
     import torch

@@ -40,6 +40,36 @@ Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
 BatchSize = Annotated[int, typer.Option(help="Examples per batch.")]
 Keep = Annotated[list[str] | None, typer.Option(help="Leave layers whole, e.g. 'layer1.*'; repeatable")]
 Criterion = Annotated[str, typer.Option(help="See: neuroprune list criteria")]
+Budgets = Annotated[
+    list[str], typer.Option(help="latency=0.5, latency=8ms, size=500KB, macs=0.3, params=0.3; repeatable")
+]
+MaxDrop = Annotated[
+    float | None, typer.Option(help="Points of accuracy that may be lost (default: 1; without labels: no limit).")
+]
+NoTrain = Annotated[
+    bool, typer.Option("--no-train", help="No training: layers are refitted from the inputs alone.")
+]
+Recover = Annotated[
+    str | None,
+    typer.Option(help="Recover without labels: closed-form, reconstruct (--no-train's default) or distill."),
+]
+Epochs = Annotated[
+    int | None, typer.Option(help="Epochs of fine-tuning (default: 10; after --no-train or --recover: 0).")
+]
+TrainEpochs = Annotated[int, typer.Option(help="Train the dense network first (0: it is trained).")]
+Rate = Annotated[float, typer.Option(help="Learning rate (AdamW).")]
+Threads = Annotated[int, typer.Option(help="Threads for training.")]
+RecipeOnly = Annotated[bool, typer.Option("--recipe-only", help="Write the recipe and stop.")]
+Levels = Annotated[
+    str, typer.Option(help="Shares of the dense network's cost, ascending; 1: the dense network itself.")
+]
+ShareOf = Annotated[str, typer.Option(help="What the shares are of. See: neuroprune list budgets")]
+EachLevel = Annotated[
+    str, typer.Option(help="How far each level is recovered: none, closed-form, reconstruct, distill")
+]
+Lose = Annotated[str, typer.Option(help="Points of accuracy that operating points may lose.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Levels in static int8.")]
+Examples = Annotated[int, typer.Option(help="Training examples that calibrate, without labels.")]
 Replay = Annotated[
     Path | None, typer.Option("--replay", help="Take the measurements of another run: its journal.jsonl.")
 ]

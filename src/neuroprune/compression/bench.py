@@ -15,7 +15,7 @@ from neuroprune.compression.bias_correction import correct_biases
 from neuroprune.compression.codebook import pack_weights
 from neuroprune.compression.distinct import Overrides, is_clustered, keep_distinct
 from neuroprune.compression.equalize import equalize, pairs_of
-from neuroprune.compression.layers import array_of, constants_of, layers_of
+from neuroprune.compression.layers import array_of, constants_of, layers_of, metadata_of
 from neuroprune.compression.qdq import INTEGER_OPERATORS, insert, prepare, refused
 from neuroprune.compression.ranges import RANGES, Observed, Range, float_tensors
 from neuroprune.compression.watch import Batch, Watched
@@ -51,7 +51,12 @@ class Settings:
 
     @property
     def words(self) -> str:
-        extras = [w for w, on in (("equalised", self.equalize), ("biases corrected", self.correct_bias)) if on]
+        ways = (
+            ("one scale per tensor", self.weights == "tensor"),
+            ("symmetric activations", self.activations == "symmetric"),
+            ("equalised", self.equalize), ("biases corrected", self.correct_bias),
+        )  # fmt: skip
+        extras = [word for word, on in ways if on]
         return ", ".join([self.method, *extras])
 
     def to_json(self) -> dict[str, Any]:
@@ -70,13 +75,13 @@ class Bench:
     """``proto``: as read; ``originals``: clustered weights before batch norms were folded in (see `distinct`)."""
 
     def __init__(self, proto: ModelProto, batches: Sequence[Batch], originals: Sequence[np.ndarray] = ()) -> None:
+        self.metadata = metadata_of(proto)
         with refused():
             self.graph = prepare(proto)
         self.batches = list(batches)
         constants = constants_of(self.graph)
         weights = {layer.weight: array_of(constants[layer.weight]) for layer in layers_of(self.graph)}
-        self.clustered = {name: w for name, w in weights.items() if is_clustered(w)}
-        self.originals = [*originals, *self.clustered.values()]
+        self.originals = [*originals, *(w for w in weights.values() if is_clustered(w))]
         self.pairs = len(pairs_of(self.graph))
         self._ways: dict[tuple[bool, bool, bool], tuple[ModelProto, Overrides]] = {}
         self._observed: dict[bool, Observed] = {}
@@ -148,19 +153,12 @@ class Bench:
             proto = type(self.graph)()
             proto.CopyFrom(self.graph)
             if settings.equalize:
-                equalize(proto, self._held(settings))
+                clusters = self._way(replace(settings, equalize=False))[1]
+                equalize(proto, clusters)  # which must not take them apart
             top = 63 if settings.reduce_range else 127
             overrides = keep_distinct(proto, self.originals, top) if settings.keep_clusters else {}
             self._ways[key] = proto, overrides
         return self._ways[key]
-
-    def _held(self, settings: Settings) -> set[str]:
-        """Weights whose values equalisation must not take apart."""
-        if not settings.keep_clusters:
-            return set()
-        copy = type(self.graph)()
-        copy.CopyFrom(self.graph)
-        return set(keep_distinct(copy, self.originals, 127))
 
     @cached_property
     def expected(self) -> list[list[np.ndarray]]:

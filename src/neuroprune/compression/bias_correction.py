@@ -6,20 +6,21 @@ layers that are corrected already.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroprune.compression.layers import array_of, constants_of, layers_of, put
+from neuroprune.compression.layers import array_of, constants_of, layers_of, nodes_for, put
 from neuroprune.compression.watch import Batch, Watched
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-def correct_biases(floating: ModelProto, integer: ModelProto, batches: Sequence[Batch]) -> int:
-    """Correct the biases of ``integer`` (QDQ form of ``floating``) in place; how many.
+def correct_biases(floating: ModelProto, integer: ModelProto, batches: Sequence[Batch]) -> None:
+    """Correct the biases of ``integer`` (QDQ form of ``floating``) in place.
 
     Layers without a bias get one; MatMul, which can have none, is left as it is. Time: half a pass over
     ``batches`` for every layer.
@@ -29,31 +30,21 @@ def correct_biases(floating: ModelProto, integer: ModelProto, batches: Sequence[
     twins = {layer.node: layer for layer in layers_of(floating) if layer.operator != "MatMul"}
     theirs = {node.name: node for node in integer.graph.node}
     targets = _means(floating, [node for node in floating.graph.node if node.name in twins], batches)
-    constants, corrected = constants_of(integer), 0
+    constants = constants_of(integer)
+    restored = {out for node in integer.graph.node if node.op_type == "DequantizeLinear" for out in node.output}
+    uses = Counter(name for node in integer.graph.node for name in node.input)
     for name, layer in twins.items():
         node = theirs[name]
-        if not _is_quantized(integer, node) or (len(node.input) > 2 and layer.bias is None):
+        if node.input[1] not in restored or (len(node.input) > 2 and layer.bias is None):
             continue
         shift = targets[node.name] - _means(_up_to(integer, node), [node], batches)[node.name]
-        if layer.bias is None:
-            fresh = numpy_helper.from_array(shift.astype(np.float32), f"{name}.corrected_bias")
+        value = shift if layer.bias is None else array_of(constants[layer.bias]) + shift
+        if layer.bias is not None and uses[layer.bias] == 1:
+            put(constants[layer.bias], value)
+        else:  # none yet, or the bias of several layers
+            fresh = numpy_helper.from_array(value.astype(np.float32), f"{name}.corrected_bias")
             integer.graph.initializer.append(fresh)
-            node.input.append(fresh.name)
-        elif sum(list(n.input).count(layer.bias) for n in integer.graph.node) == 1:
-            put(constants[layer.bias], array_of(constants[layer.bias]) + shift)
-        else:  # the bias of several layers
-            value = array_of(constants[layer.bias]) + shift
-            integer.graph.initializer.append(
-                numpy_helper.from_array(value.astype(np.float32), f"{name}.corrected_bias")
-            )
-            node.input[2] = f"{name}.corrected_bias"
-        corrected += 1
-    return corrected
-
-
-def _is_quantized(proto: ModelProto, node: NodeProto) -> bool:
-    """Its weight comes out of a DequantizeLinear."""
-    return any(n.op_type == "DequantizeLinear" and node.input[1] in n.output for n in proto.graph.node)
+            node.input[2:] = [fresh.name]
 
 
 def _means(proto: ModelProto, nodes: Sequence[NodeProto], batches: Sequence[Batch]) -> dict[str, np.ndarray]:
@@ -73,16 +64,13 @@ def _means(proto: ModelProto, nodes: Sequence[NodeProto], batches: Sequence[Batc
 
 def _up_to(proto: ModelProto, node: NodeProto) -> ModelProto:
     """The part of the graph that ``node`` needs, with its output as the only one."""
-    needed, kept = {node.output[0]}, []
-    for other in reversed(proto.graph.node):
-        if needed & set(other.output):
-            kept.append(other)
-            needed |= set(other.input)
+    nodes = nodes_for(proto, node.output[0])
+    needed = {name for one in nodes for name in one.input}
     part = type(proto)()
     part.ir_version = proto.ir_version
     part.opset_import.extend(proto.opset_import)
     part.graph.name = "part"
-    part.graph.node.extend(reversed(kept))
+    part.graph.node.extend(nodes)
     part.graph.input.extend(proto.graph.input)
     part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in needed)
     part.graph.output.add(name=node.output[0])

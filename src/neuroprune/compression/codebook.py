@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroprune.compression.cluster import kmeans_1d
+from neuroprune.compression.kmeans import kmeans_1d
+from neuroprune.compression.layers import array_of, attribute, constants_of, put_first
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -28,10 +29,7 @@ def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[s
     Returns, per packed tensor, the root of the mean squared change of its weights over that of the weights
     themselves. Scales per channel stay as they are; squared errors are weighted by them.
     """
-    from onnx import numpy_helper
-
-    graph = proto.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    graph, constants = proto.graph, constants_of(proto)
     errors: dict[str, float] = {}
     unpacking: list[NodeProto] = []
     for node in graph.node:
@@ -40,16 +38,15 @@ def pack_weights(proto: ModelProto, only: Sequence[str] | None = None) -> dict[s
         name = node.input[0]
         if only is not None and name not in only:
             continue
-        weight = numpy_helper.to_array(constants[name])
+        weight = array_of(constants[name])
         if name in errors or weight.dtype != np.int8 or weight.size < WORTH_PACKING:
             continue
-        scale = _broadcast(node, numpy_helper.to_array(constants[node.input[1]]), weight.ndim)
+        scale = _broadcast(node, array_of(constants[node.input[1]]), weight.ndim)
         parts, errors[name] = encode(name, weight, scale, np.dtype(np.int8))
         graph.initializer.remove(constants[name])
         graph.initializer.extend(parts)
         unpacking += unpacking_nodes(name, weight.size)
-    for position, node in enumerate(unpacking):
-        graph.node.insert(position, node)
+    put_first(proto, unpacking)
     return errors
 
 
@@ -57,7 +54,7 @@ def _broadcast(node: NodeProto, scale: np.ndarray, rank: int) -> np.ndarray:
     """The scale in a shape that multiplies the weight: [1, ..., channels, ..., 1]."""
     if scale.ndim == 0:
         return scale
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    axis = attribute(node, "axis", 1)
     shape = [1] * rank
     shape[axis] = -1
     return scale.reshape(shape)

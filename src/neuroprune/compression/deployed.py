@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroprune.compression.layers import array_of, constants_of, nodes_for
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
@@ -36,14 +38,14 @@ def file_weights(path: Path) -> list[FileWeights]:
     import onnx
 
     model = onnx.load(path)
-    constants = _Constants(model)
-    found = []
+    constants, found = constants_of(model), []
     for node in model.graph.node:
         names = [node.input[place] for place in _WEIGHTS.get(node.op_type, ()) if place < len(node.input)]
-        if names and all(constants.needed(name) is not None for name in names):
-            values = _in_a_row([constants.value(name) for name in names])
-            numbers = _in_a_row([constants.value(constants.before_scaling(name)) for name in names])
-            found.append(FileWeights(node.op_type, sum(map(constants.stored_bytes, names)), values, numbers))
+        parts = [_Constant.of(model, constants, name) for name in names]
+        known = [part for part in parts if part is not None]
+        if known and len(known) == len(parts):
+            values, numbers = (_in_a_row([each[i] for each in map(_Constant.both, known)]) for i in (0, 1))
+            found.append(FileWeights(node.op_type, sum(part.stored_bytes for part in known), values, numbers))
     return found
 
 
@@ -51,54 +53,47 @@ def _in_a_row(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
 
 
-class _Constants:
-    """What of a model can be computed without its inputs."""
+@dataclass(frozen=True)
+class _Constant:
+    """What a file computes as ``name`` from the ``stored`` constants alone, by ``nodes``."""
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
-        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.makers = {output: node for node in model.graph.node for output in node.output}
+    model: ModelProto
+    name: str
+    nodes: list[NodeProto]
+    stored: list[TensorProto]
 
-    def needed(self, name: str) -> list[NodeProto] | None:
-        """The nodes that compute ``name`` from constants alone, in the file's order; None: from inputs too."""
-        wanted, todo = set[int](), [name]
-        while todo:
-            one = todo.pop()
-            if one in self.tensors or not one:
-                continue
-            if one not in self.makers:
-                return None
-            node = self.makers[one]
-            if id(node) not in wanted:
-                wanted.add(id(node))
-                todo += node.input
-        return [node for node in self.makers.values() if id(node) in wanted]
+    @classmethod
+    def of(cls, model: ModelProto, constants: dict[str, TensorProto], name: str) -> _Constant | None:
+        """None where the model's inputs take part."""
+        nodes = [] if name in constants else nodes_for(model, name)
+        made = {output for node in nodes for output in node.output}
+        used = {one for node in nodes for one in node.input if one} - made if nodes else {name}
+        if not used <= set(constants):
+            return None
+        return cls(model, name, nodes, [tensor for key, tensor in constants.items() if key in used])
 
-    def before_scaling(self, name: str) -> str:
-        maker = self.makers.get(name)
-        return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+    @property
+    def stored_bytes(self) -> int:
+        return sum(array_of(tensor).nbytes for tensor in self.stored)
 
-    def value(self, name: str) -> np.ndarray:
-        from onnx import ValueInfoProto, helper, numpy_helper
+    def both(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values, and the numbers before a scale is applied to them (the same where none is)."""
+        if not self.nodes:
+            value = array_of(self.stored[0])
+            return value, value
+        from onnx import ValueInfoProto, helper
         from onnx.reference import ReferenceEvaluator
 
-        if name in self.tensors:
-            return numpy_helper.to_array(self.tensors[name])
-        nodes = self.needed(name) or []
-        graph = helper.make_graph(nodes, "weights", [], [ValueInfoProto(name=name)], self._used(name))
+        last = self.nodes[-1]
+        before = last.input[0] if last.op_type == "DequantizeLinear" else self.name
+        held = {tensor.name: tensor for tensor in self.stored}
+        wanted = [self.name] if before in held else [self.name, before]
+        outputs = [ValueInfoProto(name=name) for name in dict.fromkeys(wanted)]
+        graph = helper.make_graph(self.nodes, "weights", [], outputs, self.stored)
         opsets, version = self.model.opset_import, self.model.ir_version
         part = helper.make_model(graph, opset_imports=opsets, ir_version=version)
-        (values,) = ReferenceEvaluator(part).run(None, {})
-        return np.asarray(values)
-
-    def stored_bytes(self, name: str) -> int:
-        from onnx import numpy_helper
-
-        return sum(numpy_helper.to_array(tensor).nbytes for tensor in self._used(name))
-
-    def _used(self, name: str) -> list[TensorProto]:
-        used = {name, *(one for node in self.needed(name) or [] for one in node.input)}
-        return [tensor for key, tensor in self.tensors.items() if key in used]
+        found = [np.asarray(value) for value in ReferenceEvaluator(part).run(None, {})]
+        return found[0], array_of(held[before]) if before in held else found[-1]
 
 
 def in_order_of(first: Sequence[FileWeights], second: Sequence[FileWeights]) -> list[FileWeights] | None:
@@ -112,18 +107,4 @@ def in_order_of(first: Sequence[FileWeights], second: Sequence[FileWeights]) -> 
         best = min(alike, key=lambda other: float(np.square(other.values - one.values).sum()))
         left = [other for other in left if other is not best]
         found.append(best)
-    return found
-
-
-def distinct(tensors: Sequence[np.ndarray]) -> int:
-    """Different values in all of them together."""
-    return len(np.unique(np.concatenate([np.unique(tensor) for tensor in tensors]))) if tensors else 0
-
-
-def plain_int8(weights: np.ndarray) -> np.ndarray:
-    """One symmetric scale for the tensor, largest magnitude to 127: the values that 8 bits alone would leave."""
-    largest = float(np.abs(weights).max(initial=0.0))
-    scale = np.float32(largest / 127 or 1.0)
-    rounded = np.clip(np.rint(weights / scale), -127, 127).astype(np.float32)
-    found: np.ndarray = rounded * scale
     return found

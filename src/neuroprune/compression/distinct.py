@@ -28,9 +28,8 @@ _SHARED = 2
 def is_clustered(weight: np.ndarray) -> bool:
     """At most 256 distinct values, and each of the non-zero ones several times on average."""
     values = weight[weight != 0]
-    return (
-        bool(values.size) and len(np.unique(weight)) <= _MOST and len(np.unique(values)) * _SHARED <= values.size
-    )
+    few = len(np.unique(values))
+    return bool(values.size) and few + (values.size < weight.size) <= _MOST and few * _SHARED <= values.size
 
 
 def keep_distinct(proto: ModelProto, originals: Sequence[np.ndarray], top: int) -> Overrides:

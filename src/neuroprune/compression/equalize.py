@@ -7,7 +7,7 @@ between the layers is positively homogeneous (ReLU, pooling), so the network com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy as np
 from neuroprune.compression.layers import Layer, array_of, attribute, constants_of, layers_of, put
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 #: f(s x) = s f(x) for s > 0, channel by channel
 _HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"}
@@ -93,7 +93,7 @@ def _from_input(rows: np.ndarray, shape: tuple[int, ...], pair: Pair) -> np.ndar
 
 def pairs_of(proto: ModelProto) -> list[Pair]:
     """Layers joined by homogeneous operators alone, each value read once, each weight used once."""
-    graph = proto.graph
+    graph, constants = proto.graph, constants_of(proto)
     layers = {layer.node: layer for layer in layers_of(proto)}
     used = Counter(name for node in graph.node for name in node.input)
     reader = {name: node for node in graph.node for name in node.input}
@@ -107,7 +107,7 @@ def pairs_of(proto: ModelProto) -> list[Pair]:
             end = follower
             second = layers.get(end.name)
             if second is not None:
-                if _fits(proto, first, second, end) and _own(second, used):
+                if _fits(constants, first, second, end) and _own(second, used):
                     found.append(Pair(first, second, attribute(end, "group", 1)))
                 break
             if end.op_type not in _HOMOGENEOUS:
@@ -130,11 +130,10 @@ def _follower(
     return found if found.input[0] == out else None
 
 
-def _fits(proto: ModelProto, first: Layer, second: Layer, node: NodeProto) -> bool:
+def _fits(constants: Mapping[str, TensorProto], first: Layer, second: Layer, node: NodeProto) -> bool:
     """Whether the channels of one are the channels of the other."""
     if (first.operator == "Conv") != (second.operator == "Conv") or attribute(node, "transA", 0):
         return False  # a matrix behind a convolution works on its width
-    constants = constants_of(proto)
     outputs = constants[first.weight].dims[first.axis]
     dims = constants[second.weight].dims
     if second.operator == "Conv":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,33 @@ def _layer(node: NodeProto, constants: dict[str, TensorProto]) -> Layer | None:
     owner, _, kind = weight.rpartition(".")
     name = owner if kind == "weight" and owner else node.name
     return Layer(node.name, node.op_type, weight, bias, 0 if by_rows else rank - 1, name)
+
+
+def nodes_for(proto: ModelProto, name: str) -> list[NodeProto]:
+    """The nodes that ``name`` is computed by, in the order of the graph (which is that of computing)."""
+    needed, found = {name}, []
+    for node in reversed(proto.graph.node):
+        if needed.intersection(node.output):
+            found.append(node)
+            needed.update(node.input)
+    return found[::-1]
+
+
+def metadata_of(proto: ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def set_metadata(proto: ModelProto, metadata: Mapping[str, str]) -> None:
+    """Exactly these."""
+    del proto.metadata_props[:]
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def put_first(proto: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Before all others, in their order: they compute from constants."""
+    for position, node in enumerate(nodes):
+        proto.graph.node.insert(position, node)
 
 
 def attribute(node: NodeProto, name: str, default: int) -> int:

@@ -99,6 +99,7 @@ def mixed_precision(
     max_bytes: int | None = None,
     pack: bool = False,
     settings: Settings | None = None,
+    auto: bool = False,
     exclude: Sequence[str] = (),
     originals: Sequence[np.ndarray] = (),
 ) -> MixedReport:
@@ -107,9 +108,10 @@ def mixed_precision(
     ``max_drop``: how much of the fp32 file's metric may go, in the metric's units. ``judge`` gives a file's
     metric; without one it is the share of calibration examples, in percent, with fp32's largest output.
     ``max_bytes``: of the file. ``pack``: store weights in 4 bits where ``max_drop`` allows, though nothing asks
-    for it. ``settings``: see `Settings`; None measures which are best (as ``method="auto"``). A budget that
-    cannot be met is in ``missed``. Raises UserError as `quantize_onnx`, for a negative budget, and where the
-    outputs are no classes and there is no judge.
+    for it. ``settings``: see `Settings`; ``auto`` measures which method is best, with equalisation and bias
+    correction or without, as ``method="auto"`` does. A budget that cannot be met is in ``missed``. Raises
+    UserError as `quantize_onnx`, for a negative budget, and where the outputs are no classes and there is no
+    judge.
     """
     if (max_drop is not None and not max_drop >= 0) or (max_bytes is not None and max_bytes < 1):
         raise UserError(
@@ -121,8 +123,9 @@ def mixed_precision(
     with temporary_folder() as folder:
         kept = excluded(bench.graph, exclude)
         tried: tuple[Tried, ...] = ()
-        if settings is None:
-            settings, tried = bench.best(Settings(), kept)
+        settings = settings or Settings()
+        if auto:
+            settings, tried = bench.best(settings, kept)
         errors = layer_errors(bench, settings, kept, packed=pack or max_bytes is not None)
         search = _Search(bench, source, folder / "try.onnx", settings, kept, errors, judge or _Agreement(bench))
         return search.run(target, max_drop, max_bytes, pack, tried)
@@ -182,6 +185,8 @@ class _Search:
                              len(self.packable))  # fmt: skip
             self.packs = max(self.packs, needed)
         report = replace(self._write(target, self.floats, self.packs), tried=tried)
+        if (self.floats, self.packs) not in self.tried:
+            self.tried[self.floats, self.packs] = float(self.judge(target))
         missed = [] if holds(self.floats, self.packs) else ["max_drop"]
         missed += ["max_bytes"] if max_bytes is not None and report.target_bytes > max_bytes else []
         return MixedReport(
@@ -234,30 +239,22 @@ class _Search:
 
 
 def between(proto: ModelProto, floating: Sequence[str]) -> list[str]:
-    """Operators that have no weights and no integer layer beside them (sums end the search for one)."""
+    """Operators that have no weights and no integer layer beside them: what a flood from those layers does not
+    reach (sums end it)."""
     layers = {layer.node for layer in layers_of(proto)}
-    nodes = {node.name: node for node in proto.graph.node}
-    beside: dict[str, set[str]] = {name: set() for name in nodes}
     maker = {out: node.name for node in proto.graph.node for out in node.output}
+    beside = {node.name: set[str]() for node in proto.graph.node}
     for node in proto.graph.node:
         for one in filter(None, map(maker.get, node.input)):
             beside[one].add(node.name)
             beside[node.name].add(one)
-    computed = {name: sum(value in maker for value in node.input) for name, node in nodes.items()}
-
-    def neighbours(start: str) -> set[str]:
-        found, open_, seen = set(), [start], {start}
-        while open_:
-            for name in beside[open_.pop()] - seen:
-                seen.add(name)
-                if name in layers:
-                    found.add(name)
-                elif computed[name] < 2:
-                    open_.append(name)
-        return found
-
-    others = [name for name in nodes if name not in layers]
-    return [name for name in others if neighbours(name) <= set(floating)]
+    sums = {node.name for node in proto.graph.node if sum(value in maker for value in node.input) > 1}
+    reached, open_ = set[str](), list(layers - set(floating))
+    while open_:
+        fresh = beside[open_.pop()] - reached - layers
+        reached |= fresh
+        open_ += fresh - sums
+    return [name for name in beside if name not in layers | reached]
 
 
 def _fewest(holds: Callable[[int], bool], most: int) -> int:

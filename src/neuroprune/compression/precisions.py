@@ -16,8 +16,16 @@ import numpy as np
 
 from neuroprune.base.errors import UserError
 from neuroprune.base.registry import Registry
-from neuroprune.compression.codebook import LEVELS, WORTH_PACKING, encode, unpacking_nodes
-from neuroprune.compression.layers import array_of, layers_of
+from neuroprune.compression.codebook import WORTH_PACKING, encode, unpacking_nodes
+from neuroprune.compression.layers import (
+    array_of,
+    constants_of,
+    layers_of,
+    metadata_of,
+    put_first,
+    set_metadata,
+)
+from neuroprune.compression.qdq import at_least_opset
 from neuroprune.compression.quantize import check_weights, load_onnx
 from neuroprune.export.onnx import write_proto
 from neuroprune.export.slim import slim
@@ -56,11 +64,9 @@ def store(source: Path, target: Path, precision: str) -> Stored:
     change = PRECISIONS.get(precision)
     proto = load_onnx(source)
     check_weights(proto)
-    metadata = {p.key: p.value for p in proto.metadata_props}
-    changed = change(proto)
-    del changed.metadata_props[:]
-    for key, value in {**metadata, "precision": precision}.items():
-        changed.metadata_props.add(key=key, value=value)
+    metadata = metadata_of(proto) | {"precision": precision}
+    changed = change(at_least_opset(proto))
+    set_metadata(changed, metadata)
     return Stored(precision, source.stat().st_size, write_proto(target, slim(changed)))
 
 
@@ -125,7 +131,7 @@ def int4_weights(proto: ModelProto) -> ModelProto:
             helper.make_node("Mul", [grid, f"{name}.scale"], [name]),
         ]
 
-    return _weights(proto, restore, max(WORTH_PACKING, LEVELS))
+    return _weights(proto, restore, WORTH_PACKING)
 
 
 def _check_range(proto: ModelProto) -> None:
@@ -153,7 +159,7 @@ def _cast_on_load(proto: ModelProto, kind: int) -> ModelProto:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(array.astype(dtype), f"{name}.stored"))
         nodes.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
-    _put_first(proto, nodes)
+    put_first(proto, nodes)
     return proto
 
 
@@ -162,7 +168,7 @@ Restore = Callable[[str, np.ndarray, np.ndarray], "tuple[list[TensorProto], list
 
 def _weights(proto: ModelProto, restore: Restore, least: int) -> ModelProto:
     """Each layer's weight by its scale per output channel (shaped to multiply it) and what ``restore`` makes."""
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants = constants_of(proto)
     nodes: list[NodeProto] = []
     for layer in {layer.weight: layer for layer in layers_of(proto)}.values():
         weight = array_of(constants[layer.weight])
@@ -175,10 +181,5 @@ def _weights(proto: ModelProto, restore: Restore, least: int) -> ModelProto:
         proto.graph.initializer.remove(constants[layer.weight])
         proto.graph.initializer.extend(parts)
         nodes += restoring
-    _put_first(proto, nodes)
+    put_first(proto, nodes)
     return proto
-
-
-def _put_first(proto: ModelProto, nodes: list[NodeProto]) -> None:
-    for position, node in enumerate(nodes):
-        proto.graph.node.insert(position, node)

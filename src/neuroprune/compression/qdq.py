@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroprune.base.errors import NeuropruneError, UserError
 from neuroprune.base.registry import nearest
+from neuroprune.compression.layers import array_of, attribute, constants_of
 from neuroprune.compression.ranges import Range, as_tensors_data
 from neuroprune.export.slim import slim
 
@@ -34,16 +35,15 @@ INTEGER_OPERATORS = (
 #: Operators whose second input must be an integer too for an integer kernel to take them
 _TWO_OPERANDS = {"Conv", "Gemm", "MatMul", "Add", "Mul"}
 
-#: the first in which scales may differ per channel
-_OPSET = 13
+#: BitwiseAnd, which unpacks 4 bits; scales per channel came with 13
+_OPSET = 18
 
 
 def prepare(proto: ModelProto) -> ModelProto:
     """Fold batch norms that are still there, turn means over positions into pooling, name the nodes."""
     import onnx
 
-    if _opset(proto) < _OPSET:
-        proto = onnx.version_converter.convert_version(proto, _OPSET)
+    proto = at_least_opset(proto)
     if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
         with temporary_folder() as folder:
             proto = _fold(proto, folder)
@@ -55,8 +55,15 @@ def prepare(proto: ModelProto) -> ModelProto:
     return onnx.shape_inference.infer_shapes(proto)
 
 
-def _opset(proto: ModelProto) -> int:
-    return max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=_OPSET)
+def at_least_opset(proto: ModelProto) -> ModelProto:
+    """The model in the operators that this package writes, or in newer ones."""
+    import onnx
+
+    own = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=_OPSET)
+    if own >= _OPSET:
+        return proto
+    converted: ModelProto = onnx.version_converter.convert_version(proto, _OPSET)
+    return converted
 
 
 def _fold(proto: ModelProto, folder: Path) -> ModelProto:
@@ -74,16 +81,14 @@ def _fold(proto: ModelProto, folder: Path) -> ModelProto:
 
 def _pool_means(proto: ModelProto) -> None:
     """ReduceMean over height and width -> GlobalAveragePool, which has an integer kernel."""
-    from onnx import numpy_helper
-
     graph = proto.graph
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input)}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = constants_of(proto)
     for node in graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
             continue
-        axes = {int(axis) % 4 for axis in numpy_helper.to_array(constants[node.input[1]])}
-        keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        axes = {int(axis) % 4 for axis in array_of(constants[node.input[1]])}
+        keeps = attribute(node, "keepdims", 1)
         if ranks.get(node.input[0]) == 4 and axes == {2, 3} and keeps:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]

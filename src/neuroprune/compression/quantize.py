@@ -1,9 +1,8 @@
 """Static int8: an ONNX file with integer weights and activations, as small as it goes.
 
 Weights are symmetric int8 per output channel, activations asymmetric uint8 per tensor, in QDQ form: ONNX Runtime
-turns that into its integer kernels when it loads the file. Measured on x86 with VNNI (digits-size ResNet, one
-thread): uint8 activations 63 us, int8 activations 162 us (half of the graph stays in float), uint8 weights 118 us,
-fp32 107 us; hence the choice.
+turns that into its integer kernels when it loads the file. Symmetric int8 activations are slower than fp32 on x86
+(docs/quantize.md); hence the choice.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from neuroprune.base.errors import UserError
 from neuroprune.base.files import beginning
 from neuroprune.compression.bench import Activations, Bench, Settings, Tried, Weights
-from neuroprune.compression.layers import array_of
+from neuroprune.compression.layers import array_of, metadata_of, set_metadata
 from neuroprune.compression.qdq import INTEGER_OPERATORS, census, excluded
 from neuroprune.compression.ranges import Range
 from neuroprune.compression.watch import Batch, in_batches_of, inputs_of
@@ -117,7 +116,7 @@ def opened(source: Path, calibration: Iterable[Batch], originals: Sequence[np.nd
     """The fp32 file and its calibration data, checked."""
     proto = load_onnx(source)
     check_weights(proto)
-    batches = _checked(_whole_batches(_metadata(proto).get("batch", ""), calibration), inputs_of(proto))
+    batches = _checked(_whole_batches(metadata_of(proto).get("batch", ""), calibration), inputs_of(proto))
     return Bench(proto, batches, originals)
 
 
@@ -135,10 +134,7 @@ def write_int8(
     """Write one choice of a bench. ``kept``: nodes that stay in float; ``packed``: weights stored in 4 bits (None:
     all); ``learned``: see `quantize_onnx`."""
     quantized = bench.quantized(settings, kept, learned, packed)
-    metadata = _metadata(load_onnx(source)) | {"precision": "int8"}
-    del quantized.metadata_props[:]
-    for key, value in metadata.items():
-        quantized.metadata_props.add(key=key, value=value)
+    set_metadata(quantized, bench.metadata | {"precision": "int8"})
     integer, floating = census(quantized)
     size = write_proto(target, slim(quantized))
     return QuantizeReport(
@@ -166,10 +162,6 @@ def _reasons(graph: ModelProto, floating: dict[str, int], kept: Sequence[str]) -
         else "beside operators in float"
         for kind in floating
     }
-
-
-def _metadata(proto: ModelProto) -> dict[str, str]:
-    return {p.key: p.value for p in proto.metadata_props}
 
 
 def check_weights(proto: ModelProto) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +83,8 @@ def run_recipe(
     budget is no exception here: see `RunResult.require_met`.
     """
     progress = progress or SilentProgress()
-    threads, generators = torch.get_num_threads(), RandomState()
-    torch.set_num_threads(recipe.header.threads)
-    runner: Runner | None = None
-    folder = RunFolder(out)
-    try:
+    folder, done = RunFolder(out), list[str]()
+    with _left_alone(recipe, folder), _explained(out, command, progress, done):
         task = task or task_of(recipe)
         network = copy.deepcopy(model) if model is not None else model_of(recipe)
         if recipe.header.data is not None and recipe.header.data.labels == "none":
@@ -96,11 +95,29 @@ def run_recipe(
         folder.open({**_identity(recipe, network, task), **others}, recipe.text, resume=resume)
         _replay(folder, replay)
         folder.clean()
-        runner = Runner(recipe, folder, network, task, progress)
-        return runner.run()
+        return Runner(recipe, folder, network, task, progress, done).run()
+
+
+@contextlib.contextmanager
+def _left_alone(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
+    """Threads and random generators are the caller's again afterwards; the steps set them."""
+    threads, generators = torch.get_num_threads(), RandomState()
+    torch.set_num_threads(recipe.header.threads)
+    try:
+        yield
+    finally:
+        generators.restore()
+        folder.close()
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _explained(out: Path, command: str, progress: Progress, done: list[str]) -> Iterator[None]:
+    """What stopped the run, and how to go on; ``done``: steps that are finished."""
+    try:
+        yield
     except KeyboardInterrupt as stop:
         progress.close()
-        done = runner.executed if runner is not None else []
         raise Interrupted(
             f"stopped; finished and kept: {', '.join(done) if done else 'nothing yet'}",
             where=str(out),
@@ -108,20 +125,16 @@ def run_recipe(
         ) from stop
     except OSError as error:
         progress.close()
-        if error.errno in _NO_ROOM:
-            raise UserError(
-                f"no room to write: {error.strerror}",
-                where=str(error.filename or out),
-                mend=f"free some space, then: {command}",
-            ) from error
-        raise
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"no room to write: {error.strerror}",
+            where=str(error.filename or out),
+            mend=f"free some space, then: {command}",
+        ) from error
     except BaseException:
         progress.close()
         raise
-    finally:
-        generators.restore()  # the steps seed the global generators, which are the caller's
-        folder.close()
-        torch.set_num_threads(threads)
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -199,13 +212,19 @@ class Runner:
     """Walks the recipe's steps; the state is always the fold of the records of the finished steps."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, model: nn.Module, task: Task, progress: Progress
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        model: nn.Module,
+        task: Task,
+        progress: Progress,
+        executed: list[str],
     ) -> None:
         self.recipe, self.folder, self.task, self.progress = recipe, folder, task, progress
         self._start = model
         self._known = set(folder.finished())
         self._journal = Journal(folder.journal)
-        self.executed: list[str] = []
+        self.executed = executed  # finished steps, for whoever must say how far this came
         self.context = self._fresh()
 
     def _fresh(self) -> Context:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
 
 from neuroprune.base.modes import evaluation
-from neuroprune.compression.deployed import FileWeights, distinct, file_weights, in_order_of, plain_int8
+from neuroprune.compression.cluster import distinct
+from neuroprune.compression.deployed import FileWeights, file_weights, in_order_of
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.steps.export import DENSE, MODEL
 from neuroprune.pipeline.steps.measure import VARIANTS
-
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
+from neuroprune.recover.on_grid import OnGrid, layers_with_weights
 
 
 def weight_rows(context: Context) -> list[dict[str, Any]]:
@@ -29,19 +28,19 @@ def weight_rows(context: Context) -> list[dict[str, Any]]:
     if not dense or not ordered or len(dense) != len(cut):
         return []
     names = _names(context, len(dense))
-    rows = [_row(name, [d], [c], [f]) for name, d, c, f in zip(names, dense, cut, ordered, strict=True)]
-    return [_row("whole network", dense, cut, ordered), *rows]
+    rows = [_row(name, d, c, f) for name, d, c, f in zip(names, dense, cut, ordered, strict=True)]
+    whole: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "name"}
+    together = distinct(torch.tensor(layer.values) for layer in ordered)
+    return [{**whole, "name": "whole network", "final_values": together}, *rows]
 
 
-def _row(
-    name: str, dense: Sequence[FileWeights], cut: Sequence[FileWeights], final: Sequence[FileWeights]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name, "weights": sum(w.values.size for w in dense)}
-    for key, parts in (("dense", dense), ("cut", cut), ("final", final)):
-        found[f"{key}_bytes"] = sum(w.stored_bytes for w in parts)
-        found[f"{key}_distinct"] = sum(distinct([w.numbers]) for w in parts)
-    found["final_values"] = distinct([w.values for w in final])
-    found["control_distinct"] = sum(distinct([plain_int8(w.values)]) for w in dense)
+def _row(name: str, dense: FileWeights, cut: FileWeights, final: FileWeights) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "weights": dense.values.size}
+    for key, layer in (("dense", dense), ("cut", cut), ("final", final)):
+        found[f"{key}_bytes"] = layer.stored_bytes
+        found[f"{key}_distinct"] = distinct([torch.tensor(layer.numbers)])
+    found["final_values"] = distinct([torch.tensor(final.values)])
+    found["control_distinct"] = distinct([OnGrid(8, None)(torch.tensor(dense.values))])
     return found
 
 
@@ -50,8 +49,7 @@ def _names(context: Context, count: int) -> list[str]:
     names: list[str] = []
     handles = [
         module.register_forward_hook(lambda *_, name=name: names.append(name))
-        for name, module in context.dense.named_modules()
-        if isinstance(module, _LAYERS)
+        for name, module in layers_with_weights(context.dense).items()
     ]
     try:
         with evaluation(context.dense):

@@ -20,7 +20,7 @@ from neuroprune.recover.batch_gradient import BatchGradient, BatchResult, train_
 from neuroprune.recover.checkpoint import Checkpoint, put_back, run_identity, weights_of
 from neuroprune.recover.config import Distill, EpochRecord, FitConfig
 from neuroprune.recover.data_parallel import shared
-from neuroprune.recover.hooks import HeldMasks, Hook, SharesGradients
+from neuroprune.recover.hooks import Hook, SharesGradients
 from neuroprune.tasks.batches import RandomState, batch_length, derive_seed
 from neuroprune.tasks.task import Accuracy, Batch, Task
 
@@ -80,12 +80,7 @@ def fit(
 
 
 def _check_hook(hook: Hook | None, config: FitConfig) -> None:
-    if (
-        config.patience is not None
-        and hook is not None
-        and type(hook) is not HeldMasks
-        and not isinstance(hook, SharesGradients)
-    ):
+    if config.patience is not None and hook is not None and not getattr(hook, "goes_back", False):
         raise UserError(
             "early stopping goes back to the best epoch's weights, and here what is on changes from then on",
             value=f"patience {config.patience}",

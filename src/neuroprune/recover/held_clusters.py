@@ -34,6 +34,8 @@ class HeldClusters:
     UserError for names that are no parameters, and for books that are trained in part only.
     """
 
+    goes_back = True
+
     def __init__(self, model: nn.Module, books: Sequence[Sequence[str]], gradient: Shared = "sum") -> None:
         if gradient not in ("sum", "mean"):
             raise UserError(

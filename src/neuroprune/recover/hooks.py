@@ -26,7 +26,11 @@ Saliencies = Callable[[], Mapping[str, Tensor]]
 
 
 class Hook(Protocol):
-    """``steps``: optimizer steps of the whole training; ``step``: how many are done, from 1."""
+    """``steps``: optimizer steps of the whole training; ``step``: how many are done, from 1.
+
+    ``goes_back``, where a hook has it and it is true: early stopping may take the weights of any epoch, since what
+    the hook holds is the same in all of them.
+    """
 
     def start(self, steps: int) -> None:
         """Before the first step; not called where a training goes on from a checkpoint."""
@@ -44,17 +48,15 @@ class Hook(Protocol):
 
 @runtime_checkable
 class SharesGradients(Protocol):
-    """A hook that changes gradients before their norm is clipped and the optimizer takes its step.
-
-    It leaves the network's weights what the optimizer made of them up to what they share, so that early stopping
-    may go back to those of any epoch.
-    """
+    """A hook that changes gradients before their norm is clipped and the optimizer takes its step."""
 
     def after_backward(self) -> None: ...
 
 
 class HeldMasks:
     """Masks that stay as they are; the base of those that do not."""
+
+    goes_back = True
 
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
@@ -82,6 +84,8 @@ class GradualMasks(HeldMasks):
     by every criterion that multiplies by the weight, so it stays off. ``spared`` names what a choice would have
     emptied. Raises UserError for ``every`` below 1.
     """
+
+    goes_back = False
 
     def __init__(
         self,
@@ -179,6 +183,8 @@ class Regrowth(HeldMasks):
     ``random`` (SET, Mocanu et al. 2018). Momentum of what comes back starts at zero. The sparsity of every tensor
     stays what it is. Raises UserError for shares outside (0, 1] and ``every`` below 1.
     """
+
+    goes_back = False
 
     def __init__(
         self,

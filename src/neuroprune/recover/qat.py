@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroprune.base.errors import UserError
-from neuroprune.recover.hooks import Hook
+from neuroprune.recover.hooks import Hook, SharesGradients
 from neuroprune.recover.on_grid import layers_with_weights, weights_on_grid
 
 _SLOT = "input_range"
@@ -98,6 +98,11 @@ class Quantized(Hook):
         self.ranges: dict[str, InputRange] = {}
         self.frozen = False
 
+    @property
+    def goes_back(self) -> bool:
+        """Ranges and batch-norm statistics stand still in the end, but were other ones in earlier epochs."""
+        return False
+
     def learned(self) -> dict[str, tuple[float, float]]:
         """Range of each layer's input by the layer's name; of layers that ran."""
         return {n: (float(r.low), float(r.high)) for n, r in self.ranges.items() if r.seen}
@@ -109,7 +114,8 @@ class Quantized(Hook):
     def after_backward(self) -> None:
         """For hooks that change gradients."""
         for hook in self.others:
-            getattr(hook, "after_backward", lambda: None)()
+            if isinstance(hook, SharesGradients):
+                hook.after_backward()
 
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         for hook in self.others:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Sequence
 
 ABSENT = "—"
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
@@ -59,6 +60,24 @@ def count(value: float | None) -> str:
     if abs(value) < 1e6:
         return f"{value:,.0f}" if value == round(value) else plain(value)
     return _scaled(value, _COUNTS)
+
+
+def fewer(before: float | None, after: float | None) -> str:
+    """How many times; empty where there is nothing to divide."""
+    return f"{plain(before / after, 3)}{TIMES}" if before and after else ""
+
+
+def undrawn(rows: int, drawn: int) -> str:
+    """A sentence, with a space before it, for charts that do not draw every row of their table."""
+    if drawn >= rows:
+        return ""
+    return f" The chart draws {drawn:,} of them; {rows - drawn:,} are only in the table."
+
+
+def listed(texts: Sequence[str], most: int = 40) -> str:
+    """For those who cannot see a chart: its rows, as many as one can listen to."""
+    rest = f"; and {len(texts) - most:,} more layers in the table." if len(texts) > most else "."
+    return "; ".join(texts[:most]) + rest
 
 
 def size(value: float | None) -> str:

@@ -36,7 +36,7 @@ class CalibrationContract:
         assert values.min() - 1e-9 <= low or symmetric
         assert low <= high
         gap = quantized(values, low, high, symmetric) - values
-        assert (gap**2).mean() < 0.01 * values.var()
+        assert (gap**2).mean() < 1e-3 * values.var()  # a range four times too wide has more
 
     @pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
     def test_a_constant_is_its_own_range(self, value: float) -> None:

@@ -30,8 +30,8 @@ class Plain:
 
     bits: Bits
     kind: Kind
-    hint: tuple[int, ...] | None = None
-    fast: bool = True
+    hint: tuple[int, ...] | None
+    fast: bool
 
     @property
     def itemsize(self) -> int:

@@ -71,24 +71,40 @@ def _after(shares: Counts, counts: Counts) -> Counts:
 Step = tuple[NDArray[Any], Counts]
 
 
-def _steps(alphabet: int, groups: Iterable[NDArray[Any]]) -> Iterator[Step]:
-    """What the coder codes, call by call: symbols and their weights."""
-    shares = np.zeros(alphabet, np.int64)
-    for group in groups:
-        model, start = Model(shares), 0
+class Learner:
+    """What both sides know of one stream: how often each symbol of the alphabet has come."""
+
+    def __init__(self, alphabet: int) -> None:
+        self._shares = np.zeros(alphabet, np.int64)
+
+    def steps(self, group: NDArray[Any]) -> Iterator[Step]:
+        """What the coder codes of ``group``, call by call: symbols and their weights. A decoder fills the symbols
+        in before it asks for the next step."""
+        model, start = Model(self._shares), 0
         for length in blocks(len(group)):
             block = group[start : start + length]
             start += length
             yield block, model.weights()
             model.learn(block)
-        shares = _after(shares, model.counts)
+        self._shares = _after(self._shares, model.counts)
+
+
+def _steps(alphabet: int, groups: Iterable[NDArray[Any]]) -> Iterator[Step]:
+    learner = Learner(alphabet)
+    for group in groups:
+        yield from learner.steps(group)
+
+
+def _in_pairs(length: int, alphabet: int) -> int:
+    """How many symbols of a block are coded in pairs."""
+    return length // 2 * 2 if length >= _LAST and alphabet <= _PAIRED else 0
 
 
 def _paired(block: NDArray[Any], weights: Counts) -> list[Step]:
     """A long block of few symbols in pairs, and singly what is left over."""
-    if len(block) < _LAST or len(weights) > _PAIRED:
+    whole = _in_pairs(len(block), len(weights))
+    if not whole:
         return [(block, weights)]
-    whole = len(block) // 2 * 2
     pairs = block[:whole:2].astype(np.int32) * len(weights) + block[1:whole:2]
     return [(pairs, _products(weights)), (block[whole:], weights)]
 
@@ -133,22 +149,16 @@ class Decoder:
     def groups(self, alphabet: int, sizes: Iterable[int]) -> Iterator[NDArray[Any]]:
         """The groups of one stream; ``sizes``: how many symbols each has. The narrowest unsigned type."""
         dtype = np.uint8 if alphabet <= 256 else np.uint16
-        shares = np.zeros(alphabet, np.int64)
+        learner = Learner(alphabet)
         for size in sizes:
             symbols = np.empty(size, dtype)
-            model, start = Model(shares), 0
-            for length in blocks(size):
-                block = symbols[start : start + length]
-                start += length
-                self._fill(block, model.weights())
-                model.learn(block)
-            shares = _after(shares, model.counts)
+            for block, weights in learner.steps(symbols):
+                self._fill(block, weights)
             yield symbols
 
     def _fill(self, block: NDArray[Any], weights: Counts) -> None:
-        whole = 0
-        if len(block) >= _LAST and len(weights) <= _PAIRED:
-            whole = len(block) // 2 * 2
+        whole = _in_pairs(len(block), len(weights))
+        if whole:
             pairs, table = block[:whole].view(np.uint16), _pair_table(len(weights))
             for part, decoded in self._parts(pairs, _products(weights)):
                 np.take(table, decoded, out=part, mode="clip")

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+
 from neuroprune.base.errors import UserError
 from neuroprune.compression.npc import codecs  # noqa: F401  files the codecs
 from neuroprune.compression.npc._base import MAX_RANK, Bits, codec_of
 from neuroprune.compression.npc.spans import DTYPES, Format
-from neuroprune.compression.npc.wire import Damaged, Reader, Writer
+from neuroprune.compression.npc.wire import Damaged, OverLimit, Reader, Writer
 
 MAGIC = b"\x89NPC\r\n\x1a\n"
 VERSION = 1
@@ -25,7 +27,7 @@ _FORMATS: tuple[Format, ...] = ("safetensors", "onnx")
 _HEADER_LIMIT = 1 << 28
 #: LZMA2 expands a byte to about 7,000 at most
 _LZMA_EXPANSION = 8192
-WRITING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "pb": 0}]
+_WRITING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "pb": 0}]
 READING = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 22}]
 #: magic, version, three numbers of 4 bytes
 LEAD = len(MAGIC) + 1 + 12
@@ -64,7 +66,7 @@ class Header:
 
 
 def write_header(header: Header) -> bytes:
-    """Magic, version, sizes, checksum, and the header compressed."""
+    """Magic, version, sizes, checksum, and the header compressed. Raises UserError for one that nobody reads."""
     writer = Writer()
     writer.byte(_FORMATS.index(header.format))
     writer.add(header.sha256)
@@ -83,13 +85,19 @@ def write_header(header: Header) -> bytes:
         writer.add(entry.crc.to_bytes(4, "little"))
     writer.add(header.skeleton)
     plain = writer.getvalue()
-    packed = lzma.compress(plain, format=lzma.FORMAT_RAW, filters=WRITING)
+    if len(plain) > _HEADER_LIMIT:
+        raise UserError(
+            "too much of the file lies outside its large tensors",
+            value=f"{len(plain):,} bytes, and {_HEADER_LIMIT:,} can be read back",
+            mend="keep the weights as initializers (raw data), or as tensors of a safetensors file",
+        )
+    packed = lzma.compress(plain, format=lzma.FORMAT_RAW, filters=_WRITING)
     numbers = (len(packed), len(plain), zlib.crc32(plain))
     return MAGIC + bytes([VERSION]) + b"".join(n.to_bytes(4, "little") for n in numbers) + packed
 
 
-def check_version(lead: bytes) -> None:
-    """``lead``: the first bytes of a file. Raises `Damaged`, and UserError where only a newer version reads it."""
+def check_version(lead: bytes, where: str) -> None:
+    """``lead``: the first bytes of the file ``where``. Raises `Damaged`, and UserError for a newer version's."""
     if not lead.startswith(MAGIC):
         raise Damaged("it does not begin as an .npc file does")
     if len(lead) < LEAD:
@@ -97,13 +105,14 @@ def check_version(lead: bytes) -> None:
     if lead[len(MAGIC)] != VERSION:
         raise UserError(
             f"the file has format version {lead[len(MAGIC)]}, this neuroprune reads version {VERSION}",
+            where=where,
             value=lead[len(MAGIC)],
             mend="install a newer neuroprune",
         )
 
 
 def read_header(file: BinaryIO, file_size: int, limit: int) -> Header:
-    """Leaves ``file`` at the first payload. Raises `Damaged`, also where the tensors exceed ``limit`` bytes."""
+    """Leaves ``file`` at the first payload. Raises `Damaged`, `OverLimit` for tensors of over ``limit`` bytes."""
     lead = file.read(LEAD)
     packed, plain, crc = (int.from_bytes(lead[at : at + 4], "little") for at in range(LEAD - 12, LEAD, 4))
     if packed > file_size - LEAD - 4:
@@ -154,7 +163,7 @@ def _check_sizes(header: Header, payload: int, limit: int) -> None:
     if gaps > len(header.skeleton):
         raise Damaged("its tensors lie beyond the end of the rebuilt file")
     if any(math.prod(n for n in e.shape if n) > limit for e in header.entries) or header.size > limit:
-        raise Damaged(f"it announces more than the limit of {limit:,} bytes")
+        raise OverLimit(f"it announces more than the limit of {limit:,} bytes")
 
 
 def decode(entry: Entry, payload: bytes) -> Bits:
@@ -171,13 +180,10 @@ def decode(entry: Entry, payload: bytes) -> Bits:
         if type(error).__name__ == "PanicException":  # of the native coder; derives from nothing more special
             raise Damaged(f"tensor {entry.name!r}: the coder gave up ({error})") from error
         raise
-    if bits.shape != entry.shape or bits.nbytes != entry.size or zlib.crc32(_flat(bits)) != entry.crc:
+    same = zlib.crc32(np.ascontiguousarray(bits).data) == entry.crc
+    if bits.shape != entry.shape or bits.nbytes != entry.size or not same:
         raise Damaged(f"the checksum of tensor {entry.name!r} does not match")
     return bits
-
-
-def _flat(bits: Bits) -> memoryview | bytes:
-    return bits.reshape(-1).view("u1").data if bits.size else b""
 
 
 def payloads(file: BinaryIO, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,11 +103,10 @@ def _in_safetensors(data: bytes) -> list[Span]:
         length = int.from_bytes(data[:8], "little")
         header: dict[str, Any] = json.loads(data[8 : 8 + length])
         spans = [
-            Span(name, _NUMBERS[_SAFETENSORS[entry["dtype"]]], tuple(entry["shape"]), 8 + length + start)
+            Span(name, *_typed(entry, int(end) - int(start)), 8 + length + int(start))
             for name, entry in header.items()
             if name != "__metadata__"
             for start, end in [entry["data_offsets"]]
-            if entry["dtype"] in _SAFETENSORS
         ]
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError("the bytes are no safetensors file", value=repr(data[:16]), mend=_AGAIN) from error
@@ -115,6 +115,13 @@ def _in_safetensors(data: bytes) -> list[Span]:
             "the safetensors file is cut off", value=f"{len(data):,} bytes", mend="copy it again whole"
         )
     return spans
+
+
+def _typed(entry: dict[str, Any], size: int) -> tuple[int, tuple[int, ...]]:
+    """Type and shape of a safetensors entry; bytes where the type has no number here."""
+    if entry["dtype"] not in _SAFETENSORS:
+        return _NUMBERS["uint8"], (size,)
+    return _NUMBERS[_SAFETENSORS[entry["dtype"]]], tuple(operator.index(n) for n in entry["shape"])
 
 
 def _in_onnx(data: bytes) -> list[Span]:

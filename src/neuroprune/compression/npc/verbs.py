@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroprune.base.errors import UserError
-from neuroprune.base.files import atomic_path, beginning, write_bytes
+from neuroprune.base.files import atomic_path, beginning, cannot_read, write_bytes
 from neuroprune.compression.npc import container
-from neuroprune.compression.npc._base import CODECS, Bits, Plain, array_of, best_codec
+from neuroprune.compression.npc._base import CODECS, Plain, array_of, best_codec
 from neuroprune.compression.npc.container import Entry, Header
 from neuroprune.compression.npc.spans import DTYPES, Span, format_of, numpy_dtype, spans_of
-from neuroprune.compression.npc.wire import Damaged
+from neuroprune.compression.npc.wire import Damaged, OverLimit
 
 #: bytes that a file may unpack to, unless the caller says otherwise: an ONNX file cannot be larger
 LIMIT = 1 << 31
@@ -45,9 +45,10 @@ def pack(source: Path | str | Mapping[str, NDArray[Any]], to: Path | str, *, sma
 
     >>> neuroprune.pack("model.int8.onnx", "model.npc").ratio
 
-    Before the file is written it is decoded again and compared. Arrays are taken as the safetensors file that
-    holds them. ``smallest`` spares up to 1 % more where large tensors would otherwise be coded so that they decode
-    faster. Raises UserError when the source is of neither kind or keeps its tensors in other files.
+    Before the file is written each tensor is decoded again and proven by its checksum. Arrays are taken as the
+    safetensors file that holds them. ``smallest`` spares up to 1 % more where large tensors would otherwise be
+    coded so that they decode faster. Raises UserError when the source is of neither kind, keeps its tensors in
+    other files, or has too much beside them.
     """
     data, name = _read(source)
     coded, codecs = _pack(data, name, fast=not smallest)
@@ -90,7 +91,7 @@ def _read(source: Path | str | Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
         from safetensors.numpy import save
 
         try:
-            return save({name: np.ascontiguousarray(array) for name, array in source.items()}), "arrays"
+            return save({name: np.asarray(array, order="C") for name, array in source.items()}), "arrays"
         except Exception as error:  # safetensors' errors and those of numpy share no base
             raise UserError(
                 f"safetensors cannot hold these arrays: {error}", mend="give numpy arrays of numbers or booleans"
@@ -99,9 +100,7 @@ def _read(source: Path | str | Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
     try:
         return path.read_bytes(), path.name
     except OSError as error:
-        raise UserError(
-            f"cannot read {path.name}: {error.strerror}", where=str(path.parent), mend="check the path"
-        ) from error
+        raise cannot_read(path, error.strerror or str(error)) from error
 
 
 def _pack(data: bytes, name: str, fast: bool) -> tuple[bytes, dict[str, int]]:
@@ -128,9 +127,7 @@ def _coded(span: Span, data: bytes, gap: int, fast: bool) -> tuple[Entry, bytes]
     bits = array_of(data, dtype.itemsize).reshape(span.shape)
     codec, payload = best_codec(Plain(bits, dtype.kind, span.hint, fast))
     entry = Entry(span.name, span.dtype, span.shape, gap, zlib.crc32(data), codec.number, len(payload))
-    decoded: Bits = container.decode(entry, payload)
-    if decoded.tobytes() != data:  # the checksum has said so already; this is the promise itself
-        raise AssertionError(f"codec {codec.number} does not give back tensor {span.name!r}")
+    container.decode(entry, payload)  # raises where it does not give the tensor back
     return entry, payload
 
 
@@ -149,26 +146,23 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     """The file, its checksum proven. What is wrong inside it becomes a UserError that names it."""
     try:
         with path.open("rb") as file:
-            _check_whole(file)
+            _check_whole(file, path)
             yield file
     except Damaged as error:
+        over = isinstance(error, OverLimit)
         raise UserError(
-            f"{path.name} is damaged: {error}",
+            f"{path.name}: {error}" if over else f"{path.name} is damaged: {error}",
             where=str(path.absolute().parent),
             value=beginning(path),
-            mend=_COPY,
+            mend="give a higher limit (--limit), if you trust the file" if over else _COPY,
         ) from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {path.name}: {error.strerror or error}",
-            where=str(path.absolute().parent),
-            mend="check the path; it is taken from the current folder",
-        ) from error
+        raise cannot_read(path, error.strerror or str(error)) from error
 
 
-def _check_whole(file: BinaryIO) -> None:
+def _check_whole(file: BinaryIO, path: Path) -> None:
     """The version first: a newer file may be checked in another way."""
-    container.check_version(file.read(container.LEAD))
+    container.check_version(file.read(container.LEAD), str(path))
     size = file.seek(0, 2)
     file.seek(0)
     crc, left = 0, size - 4

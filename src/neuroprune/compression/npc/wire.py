@@ -10,14 +10,15 @@ class Damaged(Exception):
     """The bytes are not what the format says. The public verbs turn it into a UserError that names the file."""
 
 
+class OverLimit(Damaged):
+    """Or they are, and announce more than the caller allows."""
+
+
 class Writer:
     """Collects bytes."""
 
     def __init__(self) -> None:
         self._parts = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     def byte(self, value: int) -> None:
         self._parts.append(value)

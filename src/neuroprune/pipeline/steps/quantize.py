@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from neuroprune.base.errors import UserError
@@ -47,6 +47,20 @@ class QuantizeConfig(StepConfig):
     ranges: Literal["calibrated", "learned"] = "calibrated"
     optional: bool = False
 
+    @property
+    def mixed(self) -> bool:
+        return self.pack or self.max_drop is not None or self.max_bytes is not None
+
+    @model_validator(mode="after")
+    def _no_option_is_ignored(self) -> Self:
+        if self.mixed and (self.weight_bits == 4 or self.ranges == "learned"):
+            raise ValueError(
+                "max_drop, max_bytes and pack choose the bits and calibrate: leave weight_bits and ranges out"
+            )
+        if self.pack and self.max_drop is None:
+            raise ValueError("pack goes as far as max_drop allows: give max_drop")
+        return self
+
 
 @step(
     "quantize",
@@ -57,9 +71,8 @@ class QuantizeConfig(StepConfig):
 )
 def quantize(context: Context, config: QuantizeConfig) -> Outcome:
     data = capture_inputs(context.model, context.task, context.task.train.epoch(None), config.calibration)
-    mixed = config.pack or config.max_drop is not None or config.max_bytes is not None
     try:
-        return _mixed(context, config, data) if mixed else _whole(context, config, data)
+        return _mixed(context, config, data) if config.mixed else _whole(context, config, data)
     except UserError as error:
         if not config.optional:
             raise
@@ -118,7 +131,8 @@ def _mixed(context: Context, config: QuantizeConfig, data: list[tuple[np.ndarray
         max_drop=config.max_drop,
         max_bytes=config.max_bytes,
         pack=config.pack,
-        settings=None if config.method == "auto" else _settings(config),
+        settings=_settings(config),
+        auto=config.method == "auto",
         exclude=config.exclude,
         originals=clustered(context.model),
     )
@@ -134,7 +148,8 @@ def _mixed(context: Context, config: QuantizeConfig, data: list[tuple[np.ndarray
 
 
 def _settings(config: QuantizeConfig) -> Settings:
-    return Settings(config.method, config.weights, config.activations, config.equalize, config.correct_bias)
+    method = "minmax" if config.method == "auto" else config.method
+    return Settings(method, config.weights, config.activations, config.equalize, config.correct_bias)
 
 
 def _kinds(found: MixedReport) -> str:

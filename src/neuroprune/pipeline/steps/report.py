@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from neuroprune.base.files import write_text
-from neuroprune.compression.artifact import ModelSpec, write_artifact
+from neuroprune.compression.artifact import CODED, ModelSpec, write_artifact
 from neuroprune.pipeline.context import Context
 from neuroprune.pipeline.final import final_facts
 from neuroprune.pipeline.results import assemble
 from neuroprune.pipeline.step import Outcome, StepConfig, step
-from neuroprune.pipeline.steps.code import CODED
 from neuroprune.pipeline.steps.document import FILE as DOCUMENT
 from neuroprune.pipeline.steps.export import INT8, MODEL, STORED
 from neuroprune.pipeline.steps.measure import VARIANTS

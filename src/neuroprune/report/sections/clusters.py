@@ -9,7 +9,7 @@ from neuroprune.report.clusterings import ClusteredLayer, Clustering
 from neuroprune.report.figures import Chart, figure, reversed_rows, titled
 from neuroprune.report.results import Results
 from neuroprune.report.section import Section, Table, code_column, number_column
-from neuroprune.report.wording import TIMES, count, plain, plural
+from neuroprune.report.wording import count, fewer, listed, plain, plural, undrawn
 
 #: more rows than this make no picture any more; the table below the chart has the rest
 _DRAWN = 240
@@ -24,7 +24,7 @@ def section(results: Results) -> Section | None:
         "clusters",
         "Distinct weights of every layer",
         "Distinct weights",
-        "clusters.html.j2",
+        "layers.html.j2",
         {
             "charts": [_chart(drawn)] if drawn else [],
             "lead": _lead(last, len(drawn)),
@@ -40,20 +40,16 @@ def _lead(last: Clustering, drawn: int) -> str:
         f"{scope}, {asked}: {count(last.entries)} weights of {plural(len(last.layers), 'layer')} had "
         f"{count(last.before)} distinct values and have {count(last.after)}"
     )
-    fewer = _fewer(last.before, last.after)
-    text += f", {fewer} fewer" if fewer else ""
-    text += ", where a value that several layers hold counts once."
-    if drawn < len(last.layers):
-        text += f" The chart draws {drawn:,} of them; {len(last.layers) - drawn:,} are only in the table."
-    return text
+    times = fewer(last.before, last.after)
+    text += f", {times} fewer" if times else ""
+    return text + ", where a value that several layers hold counts once." + undrawn(len(last.layers), drawn)
 
 
 def _chart(layers: Sequence[ClusteredLayer]) -> Chart:
     before, after = [layer.before or 1.0 for layer in layers], [layer.after or 1.0 for layer in layers]
     rows = [float(i) for i in range(len(layers))]
     texts = [f"{count(layer.before)} to {count(layer.after)}" for layer in layers]
-    spoken = "; ".join(f"{layer.name} {text}" for layer, text in list(zip(layers, texts, strict=True))[:40])
-    rest = f"; and {len(layers) - 40:,} more layers in the table." if len(layers) > 40 else "."
+    spoken = listed([f"{layer.name} {text}" for layer, text in zip(layers, texts, strict=True)])
     return Chart(
         "chart-clusters",
         figure(
@@ -68,7 +64,7 @@ def _chart(layers: Sequence[ClusteredLayer]) -> Chart:
             margin={"l": 12, "r": 110, "t": 8, "b": 34},  # room for the counts, which stand beyond the bars
             showlegend=False,
         ),
-        alt=f"Distinct weights per layer, before and after: {spoken}{rest}",
+        alt=f"Distinct weights per layer, before and after: {spoken}",
         caption="Distinct weights of each layer, after over before, in the order of the network.",
         height=62 + 24 * len(layers),
         tall=len(layers) > 40,
@@ -90,13 +86,9 @@ def _table(last: Clustering) -> Table:
             count(layer.entries),
             count(layer.before),
             count(layer.after),
-            _fewer(layer.before, layer.after),
+            fewer(layer.before, layer.after),
             plain(layer.error, 3),
         )
         for layer in last.layers
     ]
     return Table("Distinct weights of all layers", columns, rows, limit=1000)
-
-
-def _fewer(before: float | None, after: float | None) -> str:
-    return f"{plain(before / after, 3)}{TIMES}" if before and after else ""

@@ -8,7 +8,7 @@ from neuroprune.report.bars import bars, end_labels
 from neuroprune.report.figures import Chart, figure, reversed_rows, titled
 from neuroprune.report.results import Layer, Results
 from neuroprune.report.section import Section, Table, code_column, number_column
-from neuroprune.report.wording import count, percent, plural
+from neuroprune.report.wording import count, listed, percent, plural, undrawn
 
 #: more rows than this make no picture any more; the table below the chart has the rest
 _DRAWN = 240
@@ -37,9 +37,7 @@ def _lead(layers: Sequence[Layer], drawn: int) -> str:
     before, after = (_total(layers, key) for key in ("params_before", "params_after"))
     if before and after is not None:
         text += f" Their parameters went from {count(before)} to {count(after)}."
-    if drawn < len(layers):
-        text += f" The chart draws {drawn:,} of them; {len(layers) - drawn:,} are only in the table."
-    return text
+    return text + undrawn(len(layers), drawn)
 
 
 def _total(layers: Sequence[Layer], key: str) -> float | None:
@@ -66,7 +64,7 @@ def _chart(layers: Sequence[Layer]) -> Chart:
             margin={"l": 12, "r": 76, "t": 8, "b": 34},  # room for the counts, which stand beyond the axis
             showlegend=False,
         ),
-        alt="Units kept per layer: " + "; ".join(_spoken(layer) for layer in layers[:40]) + _rest(layers),
+        alt="Units kept per layer: " + listed([_spoken(layer) for layer in layers]),
         caption="Kept units over all units of each layer, in the order of the network.",
         height=62 + 24 * len(layers),
         tall=len(layers) > 40,
@@ -75,10 +73,6 @@ def _chart(layers: Sequence[Layer]) -> Chart:
 
 def _spoken(layer: Layer) -> str:
     return f"{layer.name} {count(layer.after)} of {count(layer.before)}"
-
-
-def _rest(layers: Sequence[Layer]) -> str:
-    return f"; and {len(layers) - 40:,} more layers in the table." if len(layers) > 40 else "."
 
 
 def _table(layers: Sequence[Layer]) -> Table:

@@ -9,7 +9,7 @@ from neuroprune.report.deployed import Weights
 from neuroprune.report.figures import Chart, figure, reversed_rows, titled
 from neuroprune.report.results import Results
 from neuroprune.report.section import Section, Table, code_column, number_column
-from neuroprune.report.wording import count, quantity
+from neuroprune.report.wording import count, fewer, listed, quantity, undrawn
 
 _DRAWN = 120
 
@@ -18,23 +18,21 @@ def section(results: Results) -> Section | None:
     if len(results.weights) < 2:
         return None
     whole, *layers = results.weights
-    values = {"charts": [_chart(layers[:_DRAWN])], "lead": _lead(whole), "table": _table(results.weights)}
+    lead = _lead(whole) + undrawn(len(layers), min(len(layers), _DRAWN))
+    values = {"charts": [_chart(layers[:_DRAWN])], "lead": lead, "table": _table(results.weights)}
     return Section("weights", "What is left of every layer's weights", "Weights", "layers.html.j2", values)
 
 
 def _lead(whole: Weights) -> str:
     dense, cut, final = (quantity(v, "B") for v in (whole.dense_bytes, whole.cut_bytes, whole.final_bytes))
-    fewer = _times(whole.dense_distinct, whole.final_distinct)
+    times = fewer(whole.dense_distinct, whole.final_distinct)
+    said = f" ({times} fewer)" if times else ""
     return (
         f"Weights of {dense} are {cut} after pruning and {final} in the file that is shipped. "
-        f"{count(whole.dense_distinct)} distinct numbers are {count(whole.final_distinct)}{fewer}, counted in "
+        f"{count(whole.dense_distinct)} distinct numbers are {count(whole.final_distinct)}{said}, counted in "
         f"each layer as they are stored; plain 8 bits with one scale per tensor would leave "
         f"{count(whole.control_distinct)}. With their scales applied they are {count(whole.final_values)} values."
     )
-
-
-def _times(before: float | None, after: float | None) -> str:
-    return f" ({before / after:,.0f}x fewer)" if before and after else ""
 
 
 def _share(part: float | None, whole: float | None) -> float:
@@ -64,8 +62,7 @@ def _chart(layers: Sequence[Weights]) -> Chart:
             showlegend=True,
         ),
         alt="Bytes of weights per layer, dense, after pruning, shipped: "
-        + "; ".join(f"{layer.name} {texts[i]}" for i, layer in enumerate(layers[:40]))
-        + ".",
+        + listed([f"{layer.name} {text}" for layer, text in zip(layers, texts, strict=True)]),
         caption="Bytes of every layer's weights, of the dense ones: after pruning, and in the shipped file.",
         height=86 + 24 * len(layers),
         tall=len(layers) > 40,

@@ -218,11 +218,15 @@ def _best_alphabet(
 
 def _groupings(levels: NDArray[Any], zero: int) -> Iterator[dict[int, Classes]]:
     """Rows; rows and input channels; all axes: each in coarse and in fine classes."""
-    magnitudes = np.abs(levels.astype(np.float32) - zero)
+    magnitudes, seen = np.abs(levels.astype(np.float32) - zero), set[tuple[tuple[int, bytes], ...]]()
     for per_octave in (1, 2, 3, 4) if may_have_classes(levels.shape) else ():
         along = [classes_along(magnitudes, axis, per_octave) for axis in range(levels.ndim)]
         for chosen in sorted({(0,), (0, 1), tuple(range(levels.ndim))}):
-            yield {axis: along[axis] for axis in chosen if along[axis].any()}
+            axes = {axis: along[axis] for axis in chosen if along[axis].any()}
+            key = tuple((axis, classes.tobytes()) for axis, classes in axes.items())
+            if axes and key not in seen:  # without any, `_plan` has begun
+                seen.add(key)
+                yield axes
 
 
 def _costed(alphabet: Alphabet, levels: NDArray[Any], axes: dict[int, Classes]) -> _Plan:
@@ -295,7 +299,7 @@ def _unpacked(reader: Reader, count: int, width: int) -> NDArray[np.uint8]:
 
 
 def _looked_up(values: Bits, levels: NDArray[Any]) -> Bits:
-    """``values[levels]``. For bytes, Python's own translation is several times faster."""
+    """``values[levels]``. For bytes, Python's own translation is faster."""
     if values.dtype.itemsize > 1 or levels.dtype.itemsize > 1 or not levels.size:
         found: Bits = values[levels]
         return found

@@ -29,7 +29,7 @@ class Nibbles(Codec):
         writer.count(len(plain.hint))
         for length in plain.hint:
             writer.count(length)
-        write_part(writer, Plain(values[:size].reshape(plain.hint), "unsigned"))
+        write_part(writer, Plain(values[:size].reshape(plain.hint), "unsigned", None, plain.fast))
         return writer.getvalue()
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:

@@ -24,7 +24,7 @@ class Planes(Codec):
         writer.byte(int(plain.kind == "float"))
         columns = np.ascontiguousarray(bits).view(np.uint8).reshape(*bits.shape, plain.itemsize)
         for plane in range(plain.itemsize):
-            write_part(writer, Plain(np.ascontiguousarray(columns[..., plane]), "unsigned", fast=plain.fast))
+            write_part(writer, Plain(np.ascontiguousarray(columns[..., plane]), "unsigned", None, plain.fast))
         return writer.getvalue()
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:

@@ -43,8 +43,8 @@ class Sparse(Codec):
         writer = Writer()
         writer.add(common.tobytes())
         writer.count(stored.size)
-        write_part(writer, Plain(stored, "unsigned"))
-        write_part(writer, Plain(flat[where], plain.kind))
+        write_part(writer, Plain(stored, "unsigned", None, plain.fast))
+        write_part(writer, Plain(flat[where], plain.kind, None, plain.fast))
         return writer.getvalue()
 
     def decode(self, reader: Reader, shape: tuple[int, ...], itemsize: int) -> Bits:
