@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from neuroprune.base.errors import UserError
 from neuroprune.compression.codebook import pack_weights
+from neuroprune.compression.precisions import store
 from neuroprune.compression.quantize import quantize_onnx
 from neuroprune.export import EXPORTS
 from neuroprune.export.compare import compare_outputs
@@ -115,3 +116,20 @@ def test_a_network_keeps_its_integer_kernels_and_shrinks(exported: Exported, tmp
 def test_other_widths_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="4 or 8"):
         quantize_onnx(exported.fp32, tmp_path / "q.onnx", [(X,)], weight_bits=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
+def test_files_of_older_operators_are_unpacked_too(tmp_path: Path, opset: int) -> None:
+    """What unpacks 4 bits came with opset 18."""
+    weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", size]) for n, size in (("x", 64), ("y", 32)))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "main", [x], [y], [numpy_helper.from_array(weight, "w")])
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "old.onnx")
+    data = np.random.default_rng(1).normal(size=(16, 64)).astype(np.float32)
+    quantize_onnx(tmp_path / "old.onnx", tmp_path / "q.onnx", [(data,)], weight_bits=4)
+    store(tmp_path / "old.onnx", tmp_path / "s.onnx", "int4-weights")
+    for name in ("q.onnx", "s.onnx"):
+        (found,) = ONNX.load(tmp_path / name).run([data])
+        assert np.abs(found - data @ weight).max() < 0.2 * np.abs(data @ weight).max(), name

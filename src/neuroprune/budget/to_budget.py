@@ -22,24 +22,21 @@ from neuroprune.base.registry import nearest
 from neuroprune.budget.allocations import ALLOCATIONS
 from neuroprune.budget.curves import Sensitivity
 from neuroprune.budget.decide import allowed_removals, decisions_of, with_depth
-from neuroprune.budget.depth import removable_blocks, weighted
+from neuroprune.budget.depth import Removable, removable_blocks, weighted
 from neuroprune.budget.evidence import curves_from
 from neuroprune.budget.target import RoundTo, Target
 from neuroprune.budget.work import Work
-from neuroprune.graph.trace import trace
+from neuroprune.graph.trace import Trace, trace
 from neuroprune.graph.units import Refusal
 from neuroprune.pruning.allocate import build_plan, check_patterns
 from neuroprune.pruning.cut import provable, prove
-from neuroprune.pruning.plan import Plan
+from neuroprune.pruning.plan import GroupDecision, Plan
 from neuroprune.pruning.surgery import apply
 from neuroprune.pruning.verify import Verification, verify
 from neuroprune.recover.distill import DistillConfig, Distilled, distill
 from neuroprune.recover.layout import channels_outermost
 from neuroprune.recover.reconstruct import ReconstructConfig, Reconstructed, reconstruct
-from neuroprune.recover.refit import (
-    Fitted,
-    place_weights,
-)
+from neuroprune.recover.refit import Fitted, place_weights
 from neuroprune.recover.replay import Forward
 from neuroprune.tasks.task import default_forward
 
@@ -133,13 +130,8 @@ def prune_to_budget(
         curves.form.without([one.block.module for one in gone])
         recovery = curves.form.run(curves.found, count, curves.rankings, work.progress, refit=recover != "none")
     with work.timed("prove"):
-        plan = build_plan(work.dense, found, decisions_of(found, recovery.kept, curves.rankings, str(budget)))
-        plan, verification, refused = prove(work.dense, found, plan, work.setting.example)
-        plan = with_depth(plan, removable, gone, str(budget))
-        if gone:
-            verification = verify(work.dense, plan, work.setting.example, found=found)
-        if not verification.exact:
-            raise CutRefused(verification.problem, where=verification.where or None)
+        decisions = decisions_of(found, recovery.kept, curves.rankings, str(budget))
+        plan, verification, refused = _proven(work, found, decisions, removable, gone, str(budget))
         small = apply(plan, recovery.model)
     tell = after or (lambda rung, network: None)
     tell("none" if recover == "none" else "closed-form", small.eval())
@@ -152,6 +144,25 @@ def prune_to_budget(
         small, plan, verification, found.refused + refused, costs, tuple(recovery.fitted),
         tuple(blocks), tuple(epochs), work.seconds, tuple(work.notes),
     )  # fmt: skip
+
+
+def _proven(
+    work: Work,
+    found: Trace,
+    decisions: Sequence[GroupDecision],
+    removable: Sequence[Removable],
+    gone: Sequence[Removable],
+    constraint: str,
+) -> tuple[Plan, Verification, tuple[Refusal, ...]]:
+    """Units and blocks in one plan, proven on the dense network. Raises CutRefused where it is not equal."""
+    plan = build_plan(work.dense, found, decisions)
+    plan, verification, refused = prove(work.dense, found, plan, work.setting.example)
+    plan = with_depth(plan, removable, gone, constraint)
+    if gone:
+        verification = verify(work.dense, plan, work.setting.example, found=found)
+    if not verification.exact:
+        raise CutRefused(verification.problem, where=verification.where or None)
+    return plan, verification, refused
 
 
 def _learnt(
